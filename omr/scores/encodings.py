@@ -217,7 +217,7 @@ class Written:
         "The kern text of these tokens. A network writes what it likes: 'skip' and `skipped` say what did not fit."
         return join_symbols(_Decoder(tokens, errors, skipped if skipped is not None else []).run())
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #74effe8e
+# %% ../../nbs/1_scores/02_encodings.ipynb #c36e8b56
 _RECIP = re.compile(r"\d+(?:%\d+)?\.*q?")
 
 class _Decoder:
@@ -236,9 +236,9 @@ class _Decoder:
         return ""
 
     def skip(self, why):
-        token = self.tokens[min(self.i, len(self.tokens) - 1)]
-        if self.errors == "strict": raise KernError(f"{why} at token {self.i}: {token!r}", None, token)
-        self.skipped.append((self.i, token))
+        i = min(self.i, len(self.tokens) - 1)
+        if self.errors == "strict": raise KernError(f"{why} at token {i}: {self.tokens[i]!r}", None, self.tokens[i])
+        self.skipped.append((i, self.tokens[i]))
 
     def step(self, token):
         self.i += 1
