@@ -292,12 +292,13 @@ def nearest(
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
-# %% ../nbs/90_results.ipynb #9e34b7c2
+# %% ../nbs/90_results.ipynb #df006484
 def chosen(
-    found:dict, # name to path
+    found:dict, # name to path; empty outside a checkout
     only, # names, or `None` for all
 )->dict: # name to path
     "The experiments asked for."
+    if not found: raise InputError("no experiment notebooks here", where=root(), hint="run it in a checkout of the repository")
     for name in only or ():
         if name not in found: raise InputError(f"no experiment '{name}'", where="--only", hint=nearest(name, found))
     return {k: v for k, v in found.items() if not only or k in only}

@@ -12,7 +12,8 @@ from ..core import InputError, write_atomic
 
 # %% auto #0
 __all__ = ['CLEFS', 'KEYS', 'METRES', 'RECIPS', 'PITCHES', 'BARLINES', 'GRACES', 'TOKENS', 'Note', 'quarters', 'KernError',
-           'read_symbol', 'check_kern', 'symbols', 'join_symbols', 'canonical', 'Written', 'Vocabulary']
+           'read_symbol', 'check_kern', 'symbols', 'join_symbols', 'canonical', 'StaffState', 'as_drawn', 'Written',
+           'Vocabulary']
 
 # %% ../../nbs/1_scores/02_encodings.ipynb #cbec90aa
 _DECORATIONS = re.compile(r"[LJkK/\\(){}'^~\"tTmMwWuvXyN]")  # beams, stems, slurs, articulation: not part of what is read
@@ -148,8 +149,8 @@ def canonical(
     "One spelling for each staff: what two prints share is equal, and nothing else is kept. Idempotent."
     return join_symbols(symbols(text))
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #e7d6a476
-class _Staff:
+# %% ../../nbs/1_scores/02_encodings.ipynb #14c8f5a7
+class StaffState:
     "What a player keeps in mind while reading: key, accidentals of this measure, an open tie, the length of a measure."
     def __init__(self): self.key, self.measure, self.tied, self.bar = {}, {}, None, Fraction(4)
 
@@ -169,7 +170,21 @@ class _Staff:
         if not (self.tied and self.tied[0] == pitch): self.measure[pitch] = accid
         self.tied = (pitch, accid) if opens_tie else None
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #20b58713
+# %% ../../nbs/1_scores/02_encodings.ipynb #2e0c4b56
+def as_drawn(
+    text: str,  # kern of one spine
+):  # yields (symbol: `Note` or str, drawn accidental or '', quarters that fill the measure)
+    "Each symbol with the accidental that a print shows before it. Raises `KernError`."
+    staff = StaffState()
+    for line, token in check_kern(text):
+        symbol, sign = read_symbol(token, line), ""
+        if isinstance(symbol, str): staff.see(symbol)
+        elif not symbol.is_rest:
+            if symbol.accid != staff.expected(symbol.pitch): sign = symbol.accid or "n"
+            staff.play(symbol.pitch, symbol.accid, symbol.tie in ("[", "_"))
+        yield symbol, sign, staff.bar
+
+# %% ../../nbs/1_scores/02_encodings.ipynb #f6a13c5b
 CLEFS = ["G2", "F4", "C3", "C4", "C1", "C2", "F3", "G1", "C5", "F5", "Gv2"]
 KEYS = ["*k[" + "".join(l + "#" for l in _SHARPS[:n]) + "]" for n in range(8)] + [
         "*k[" + "".join(l + "-" for l in _SHARPS[::-1][:n]) + "]" for n in range(1, 8)]
@@ -178,12 +193,12 @@ RECIPS = [base + dots for base in "0 1 2 4 8 16 32 64 3 6 12 24 48 20 40 10 5 28
 PITCHES = ["AAA", "BBB"] + [l * 2 for l in "CDEFGAB"] + list("CDEFGAB") + [l * n for n in (1, 2, 3) for l in "cdefgab"]
 BARLINES = ["=", "==", "=||", "=!|:", "=:|!", "=:|!|:"]
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #30a2f103
+# %% ../../nbs/1_scores/02_encodings.ipynb #b50d8dc3
 GRACES = [r + "q" for r in ("4", "8", "16", "32")]
 TOKENS = [*(f"*clef{c}" for c in CLEFS), *KEYS, *(f"*M{m}" for m in METRES), "*met(c)", "*met(c|)",
           *BARLINES, *RECIPS, *GRACES, *PITCHES, "r", "R", "n", "#", "-", "##", "--", ";", "_"]
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #abea11d7
+# %% ../../nbs/1_scores/02_encodings.ipynb #4925d069
 class Written:
     "Kern split into duration, letter, drawn accidental, fermata and tie; a rest that fills the measure is `R`."
     name = "kern-written"
@@ -192,22 +207,13 @@ class Written:
         text: str,  # kern of one spine
     ) -> list[str]:  # tokens
         "Tokens of a kern text. Raises `KernError` for what is not kern."
-        staff, out = _Staff(), []
-        for line, token in check_kern(text):
-            symbol = read_symbol(token, line)
-            if isinstance(symbol, str):
-                staff.see(symbol)
-                out.append(symbol)
-            else: out += self._note(symbol, staff)
-        return out
+        return [token for seen in as_drawn(text) for token in self._split(*seen)]
 
-    def _note(self, note, staff):
-        if note.is_rest:
-            head = ["R"] if not note.grace and note.quarters == staff.bar else [note.recip, "r"]
-            return head + [";"] * note.fermata
-        drawn = [] if note.accid == staff.expected(note.pitch) else [note.accid or "n"]
-        staff.play(note.pitch, note.accid, note.tie in ("[", "_") and bool(note.tie))
-        return [note.recip + "q" * note.grace, note.pitch, *drawn, *[";"] * note.fermata, *["_"] * (note.tie in ("[", "_") and bool(note.tie))]
+    def _split(self, symbol, sign, bar):
+        if isinstance(symbol, str): return [symbol]
+        if symbol.is_rest: head = ["R"] if not symbol.grace and symbol.quarters == bar else [symbol.recip, "r"]
+        else: head = [symbol.recip + "q" * symbol.grace, symbol.pitch, *[sign] * bool(sign)]
+        return head + [";"] * symbol.fermata + ["_"] * (symbol.tie in ("[", "_"))
 
     def decode(self,
         tokens: list[str],  # tokens, from `encode` or from a network
@@ -217,12 +223,12 @@ class Written:
         "The kern text of these tokens. A network writes what it likes: 'skip' and `skipped` say what did not fit."
         return join_symbols(_Decoder(tokens, errors, skipped if skipped is not None else []).run())
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #c36e8b56
+# %% ../../nbs/1_scores/02_encodings.ipynb #36266835
 _RECIP = re.compile(r"\d+(?:%\d+)?\.*q?")
 
 class _Decoder:
     def __init__(self, tokens, errors, skipped):
-        self.tokens, self.errors, self.skipped, self.staff, self.out, self.i = list(tokens), errors, skipped, _Staff(), [], 0
+        self.tokens, self.errors, self.skipped, self.staff, self.out, self.i = list(tokens), errors, skipped, StaffState(), [], 0
 
     def run(self):
         while self.i < len(self.tokens): self.step(self.tokens[self.i])
@@ -273,7 +279,7 @@ class _Decoder:
         self.out[last] = Note(note.recip, note.pitch, note.accid, "]" if note.tie == "_" else "", note.grace, note.fermata)
         self.staff.tied = None
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #5fd8818c
+# %% ../../nbs/1_scores/02_encodings.ipynb #6b0feb19
 _PITCHES, _SIGNS = set(PITCHES), {"n", "#", "-", "##", "--"}
 _LENGTHS = {quarters(r): r for r in reversed(RECIPS)}
 
@@ -281,7 +287,7 @@ def _recip(length):
     "The kern duration of a rest that fills a measure of so many quarters."
     return _LENGTHS.get(length) or f"{(length / 4).denominator}%{(length / 4).numerator}"
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #43327f17
+# %% ../../nbs/1_scores/02_encodings.ipynb #eea5fb72
 class Vocabulary:
     "Tokens and their numbers, in a fixed order."
     def __init__(self,
