@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip
+# The exact versions exist for Python 3.11 and later; under 3.10 pip chooses within the bounds in settings.ini.
+PINS = $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 
 .PHONY: install reproduce test lab hooks clean
 
@@ -23,8 +25,8 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or later is needed: install it, or say where it is with make install PYTHON=..."; exit 2; }
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "$(PYTHON) is too old: Python 3.10 or later is needed; make install PYTHON=..."; exit 2; }
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt setuptools wheel
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]' torch==2.13.0
+	$(PIP) install $(PINS) setuptools wheel
+	$(PIP) install $(PINS) --no-build-isolation -e '.[dev]' torch==2.13.0
 	@if [ -d .git ] && command -v git >/dev/null; then sh tests/hooks.sh $(VENV) || echo "git hooks are not registered; make hooks tries again"; fi
 	@touch $@
 
