@@ -1,4 +1,5 @@
 """The suite: every notebook as a test, cited outputs compared, then pytest; says at the end how long each notebook took. `make test` runs it."""
+import hashlib
 import os
 import re
 import shutil
@@ -22,6 +23,21 @@ def environment(cache):
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "COLUMNS": "120"}
     path = os.pathsep.join(filter(None, [str(house.ROOT / "tests" / "guard"), os.environ.get("PYTHONPATH")]))
     return {**os.environ, **here, "PYTHONPATH": path, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
+def contents():
+    "Digest of each file that a run of the suite has no business with; the suite must leave all of them as they were."
+    files = [o for folder in ("nbs", "omr", "results", "figures") for o in (house.ROOT / folder).rglob("*") if o.is_file()]
+    left = {"__pycache__", ".ipynb_checkpoints"}
+    return {str(o.relative_to(house.ROOT)): hashlib.sha256(o.read_bytes()).hexdigest() for o in files if not left & set(o.parts) and o.name != ".last_checked"}
+
+
+def unchanged(before):
+    "Whether the files are still those of `before`; names the others."
+    after = contents()
+    changed = sorted(o for o in before | after if before.get(o) != after.get(o))
+    print("as they were" if not changed else f"the suite changed {', '.join(changed)}")
+    return not changed, {}
 
 
 def run(command, env, keep=False):
@@ -86,7 +102,7 @@ def _cell(seconds, o): return f"{seconds[o]:.0f}" if o in seconds else "-"
 
 
 def main():
-    start, stages = time.time(), {}
+    start, stages, before = time.time(), {}, contents()
 
     def stage(title, run_it):
         print(f"\n== {title}", flush=True)
@@ -100,6 +116,7 @@ def main():
         tests = stage("nbdev_test", lambda: as_tests(env))
         comparisons = stage("nbval", lambda: compare_all(env))
         stage("pytest", lambda: (run([sys.executable, "-m", "pytest", "tests"], env)[0], {}))
+        stage("files", lambda: unchanged(before))
     report(tests, comparisons, stages, time.time() - start)
     return 0 if all(o for o, _ in stages.values()) else 1
 

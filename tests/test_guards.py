@@ -126,6 +126,21 @@ def test_imports_nothing_heavy(code):
     assert said.splitlines()[-1] == "[]"
 
 
+def test_readme_knows_every_notebook():
+    linked = re.findall(r"\]\((nbs/[^)#]+\.ipynb)\)", (house.ROOT / "README.md").read_text())
+    assert {f"nbs/{house.name(o)}" for o in house.notebooks()} == set(linked)
+
+
+def links(path):
+    "Relative links of a markdown file or of the markdown cells of a notebook."
+    text = path.read_text() if path.suffix == ".md" else "\n".join(o.source for o in house.read(path).cells if o.cell_type == "markdown")
+    return [o for o in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) if "://" not in o and not o.startswith(("attachment:", "mailto:"))]
+
+
+@pytest.mark.parametrize("path", [*house.notebooks(), *house.ROOT.glob("*.md")], ids=lambda o: o.name)
+def test_links(path): assert [o for o in links(path) if not (path.parent / o).exists()] == []
+
+
 def sources():
     "(file, text) of everything that git tracks or would track and that is text."
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=house.ROOT, capture_output=True, text=True)
