@@ -74,7 +74,15 @@ def staff_svg(
     if not toolkit.loadData(drawn_kern(text, style.beams)): raise InputError("the engraver refuses this score")
     return toolkit.renderToSVG(1)
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #43b69761
+# %% ../../nbs/1_scores/04_engraving.ipynb #e0872ccb
+_STYLESHEET = re.compile(r"<style.*?</style>", re.S)
+
+def _lean(svg):
+    "The same picture with strokes on lines only, and what verovio hides still hidden."
+    svg = _STYLESHEET.sub("<style>g.placeholder{visibility:hidden}</style>", svg)
+    return svg.replace(" stroke-width=", ' stroke="black" stroke-width=')
+
+# %% ../../nbs/1_scores/04_engraving.ipynb #87b11150
 def svg_to_image(
     svg: str,  # SVG with width and height in px
     margin: int = 0,  # white border in px
@@ -82,10 +90,10 @@ def svg_to_image(
     "Rasterize an SVG."
     import resvg_py
     from PIL import Image
-    png = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True)
+    png = resvg_py.svg_to_bytes(svg_string=_lean(svg), background="#ffffff", skip_system_fonts=True)
     return np.pad(np.asarray(Image.open(io.BytesIO(png)).convert("L")), margin, constant_values=255)
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #eadd4025
+# %% ../../nbs/1_scores/04_engraving.ipynb #5cd32a90
 def engrave(
     text: str,  # kern of one spine
     style: Style = Style(),
@@ -93,7 +101,7 @@ def engrave(
     "Engrave one staff. Raises `KernError` naming line and token."
     return svg_to_image(staff_svg(text, style), style.margin)
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #2edbf4fc
+# %% ../../nbs/1_scores/04_engraving.ipynb #088ea8c9
 _ACCID = re.compile(r'class="accid">\s*<use')
 
 def drawn_accidentals(
@@ -102,14 +110,14 @@ def drawn_accidentals(
     "How many accidentals a drawing shows."
     return len(_ACCID.findall(svg))
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #1a704dbb
+# %% ../../nbs/1_scores/04_engraving.ipynb #51b0dca7
 @dataclass(frozen=True)
 class Failure:
     "What a worker could not do, instead of a result."
     job: object  # the job that failed
     why: str  # one line
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #3d293252
+# %% ../../nbs/1_scores/04_engraving.ipynb #e4046282
 def survive(
     work,  # function of one job; importable, since workers are fresh processes
     jobs,  # iterable of jobs, consumed as results are taken
@@ -128,7 +136,7 @@ def survive(
             while waiting: yield _result(*waiting.popleft())
         finally: pool.stop()
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #f855373e
+# %% ../../nbs/1_scores/04_engraving.ipynb #6fa0591e
 def _result(job, future):
     from pebble import ProcessExpired
     try: return future.result()
@@ -136,14 +144,14 @@ def _result(job, future):
     except TimeoutError: return Failure(job, "took too long")
     except Exception as e: return Failure(job, f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #cd442011
+# %% ../../nbs/1_scores/04_engraving.ipynb #4c749120
 def _engrave_chunk(jobs): return [_try_engrave(job) for job in jobs]
 
 def _try_engrave(job):
     try: return engrave(*job)
     except InputError as e: return Failure(job, str(e))
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #545d476f
+# %% ../../nbs/1_scores/04_engraving.ipynb #5c050266
 def render_many(
     jobs: list[tuple[str, Style]],  # kern texts with their styles
     workers: int | None = None,  # processes; None for one a core
