@@ -6,5 +6,8 @@ venv=$1
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 GIT_CONFIG_GLOBAL="${GIT_CONFIG_GLOBAL:-$HOME/.gitconfig}" HOME="$home" PATH="$PWD/$venv/bin:$PATH" nbdev_install_hooks
+# nbdev calls its tools by bare name, which only an activated environment knows.
+git config --local merge.nbdev-merge.driver "$venv/bin/nbdev_merge %O %A %B %P"
+printf '#!/bin/sh\n%s/bin/nbdev_trust\n' "$venv" > .git/hooks/post-merge
 mkdir -p "$venv/etc/jupyter"
 cp "$home"/.jupyter/jupyter_*_config.py "$venv/etc/jupyter/"

@@ -78,6 +78,16 @@ def test_default_exp(path):
     if naming: assert house._first(cells[0]) == ""
 
 
+def parsed(cell): return ast.parse(re.sub(r"(?m)^\s*[%!].*", "", cell.source))
+
+
+@EACH
+def test_imports_stand_alone(path):
+    "Builds of the documentation run every cell that imports something, so that a cell with other code would run twice."
+    cells = [o for o in house.code(house.read(path)) if "nbdev_export()" not in o.source]
+    assert [o.source for o in cells if len({isinstance(line, (ast.Import, ast.ImportFrom)) for line in parsed(o).body}) == 2] == []
+
+
 @EACH
 def test_cleaned_language(path): assert house.read(path).metadata.kernelspec.get("language") == "python"
 
@@ -97,7 +107,7 @@ def test_skipped_cells():
 @EACH
 def test_exercises_have_solutions(path):
     "`attempt(check, stub)` fails in the suite when the stub passes; the solution is another call of the same check."
-    calls = [o for cell in house.code(house.read(path)) for o in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*", "", cell.source))) if isinstance(o, ast.Call)]
+    calls = [o for cell in house.code(house.read(path)) for o in ast.walk(parsed(cell)) if isinstance(o, ast.Call)]
     called = {o.func.id for o in calls if isinstance(o.func, ast.Name)}
     checks = {o.args[0].id for o in calls if getattr(o.func, "id", "") == "attempt" and isinstance(o.args[0], ast.Name)}
     tested_elsewhere = {"check_double"}  # shows `attempt` itself, in the chapter that makes it
@@ -170,8 +180,7 @@ def unsafe(tree):
 def test_nothing_is_unpickled():
     found = [(str(o), what) for o, text in sources() if o.suffix == ".py" for what in unsafe(ast.parse(text))]
     for path in house.notebooks():
-        for cell in house.code(house.read(path)):
-            found += [(house.name(path), o) for o in unsafe(ast.parse(re.sub(r"(?m)^\s*[%!].*", "", cell.source)))]
+        found += [(house.name(path), o) for cell in house.code(house.read(path)) for o in unsafe(parsed(cell))]
     assert found == []
 
 
