@@ -14,7 +14,8 @@ EXPERIMENTS = {"2_reading/09b_staves.ipynb", "2_reading/14b_speed.ipynb"}
 SKIPPED = []
 
 FLAGS = {"notest", "slow", "cuda"}  # tst_flags in settings.ini
-SKIP_TAGS = {"nbval-skip", "NBVAL_SKIP", "skip-execution"}
+SKIP_TAGS = {"nbval-skip", "skip-execution"}
+CITED = "nbval-check-output"
 NBDEV = {"default_exp", "export", "exporti", "exports", "hide", "hide_line", "exec_doc", "filter_stream"}
 QUARTO = set("eval echo output include warning error code-fold code-summary label fig-cap fig-alt tbl-cap column layout-ncol".split())
 _directive = re.compile(r"\s*#\s*\|\s*(\S.*)?")
@@ -29,7 +30,7 @@ def notebooks(everything=False):
 def _hidden(path): return any(o[0] in "_." for o in path.relative_to(NBS).parts) or (path.parent / ".notest").exists()
 def name(path): return path.relative_to(NBS).as_posix()
 def read(path): return nbformat.read(path, 4)
-def tags(cell): return set(cell.metadata.get("tags", []))
+def tags(cell): return {o.lower().replace("_", "-") for o in cell.metadata.get("tags", [])}
 def code(nb): return [o for o in nb.cells if o.cell_type == "code" and o.source.strip()]
 
 
@@ -68,4 +69,4 @@ def _first(cell): return next((o for o in cell.source.splitlines() if o.strip() 
 
 
 def all_skipped(): return sorted(entry for path in notebooks(everything=True) for entry in skipped(path))
-def cited(path): return any("NBVAL_CHECK_OUTPUT" in tags(o) for o in code(read(path)))
+def cited(path): return any(CITED in tags(o) for o in code(read(path)))

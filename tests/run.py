@@ -62,6 +62,8 @@ def numbered(path):
     nb, copy = house.read(path), COPIES / house.name(path)
     for i, cell in enumerate((o for o in nb.cells if o.cell_type == "code"), 1):
         cell.execution_count = i
+        # nbval reads NBVAL_CHECK_OUTPUT in a comment, but only its lower-case form in a tag, and says nothing about the other.
+        cell.metadata.tags = sorted(house.tags(cell))
         for output in cell.outputs:
             if output.output_type == "execute_result": output.execution_count = i
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,13 @@ def test_parameters(path):
     assert count == (1 if house.name(path) in house.EXPERIMENTS else 0)
 
 
+@EACH
+def test_tags(path):
+    "A misspelt tag does nothing, without a word."
+    known = {"parameters", house.CITED, "nbval-ignore-output", "nbval-raises-exception", "raises-exception", *house.SKIP_TAGS}
+    assert set().union(*map(house.tags, house.read(path).cells)) <= known
+
+
 def test_experiments_exist(): assert house.EXPERIMENTS <= set(map(house.name, house.notebooks()))
 
 

@@ -1,8 +1,11 @@
 """The helpers of the guards, on notebooks made for the purpose: a guard that cannot fail guards nothing."""
+import os
+
 import house
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import run
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 
 @pytest.mark.parametrize("source, found, lost", [
@@ -36,7 +39,7 @@ def nbs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name, cell, entry", [
     ("a.ipynb", new_code_cell("#| slow\ntrain()"), "a.ipynb: slow: train()"),
     ("a.ipynb", new_code_cell("#| eval: false\ntrain()"), "a.ipynb: eval: false: train()"),
-    ("a.ipynb", new_code_cell("train()", metadata={"tags": ["NBVAL_SKIP"]}), "a.ipynb: NBVAL_SKIP: train()"),
+    ("a.ipynb", new_code_cell("train()", metadata={"tags": ["NBVAL_SKIP"]}), "a.ipynb: nbval-skip: train()"),
     ("a.ipynb", new_markdown_cell("---\nskip_exec: true\n---"), "a.ipynb: skip_exec: whole notebook"),
     ("_a.ipynb", new_code_cell("train()"), "_a.ipynb: hidden from nbdev: whole notebook"),
     ("_old/a.ipynb", new_code_cell("train()"), "_old/a.ipynb: hidden from nbdev: whole notebook"),
@@ -49,3 +52,13 @@ def test_skips_are_seen(nbs, name, cell, entry):
 def test_what_runs_is_not_skipped(nbs):
     nbs("a.ipynb", new_code_cell("#| export\ntrain()"), new_code_cell("#| eval: true\ntrain()"))
     assert house.all_skipped() == []
+
+
+@pytest.mark.parametrize("value, same", [("2", True), ("3", False)])
+def test_cited_outputs_are_compared(nbs, tmp_path, monkeypatch, value, same):
+    "As nbdev_clean leaves them: without execution counts."
+    monkeypatch.setattr(run, "COPIES", tmp_path / "copies")
+    output = new_output("execute_result", {"text/plain": value})
+    path = nbs("a.ipynb", new_code_cell("1 + 1", outputs=[output], metadata={"tags": ["NBVAL_CHECK_OUTPUT"]}), new_code_cell("1 + 1", outputs=[output]))
+    assert house.cited(path)
+    assert run.compared(path, dict(os.environ))[0] is same
