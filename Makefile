@@ -23,7 +23,7 @@ install: $(STAMP)
 # torch is asked for exactly: the shipped weights and the bit-for-bit tests belong to this version.
 $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or later is needed: install it, or say where it is with make install PYTHON=..."; exit 2; }
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "$(PYTHON) is too old: Python 3.10 or later is needed; make install PYTHON=..."; exit 2; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "$(PYTHON) is missing or too old: Python 3.10 or later is needed; make install PYTHON=..."; exit 2; }
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(PINS) setuptools wheel
 	$(PIP) install $(PINS) --no-build-isolation -e '.[dev]' torch==2.13.0

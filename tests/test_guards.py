@@ -50,6 +50,12 @@ def test_every_module_has_its_notebook():
     assert strays + orphans == []
 
 
+def test_package_data_is_shipped():
+    "A wheel takes what setup.py names and nothing else; an editable install does not notice."
+    files = [o.relative_to(house.ROOT / "omr") for o in (house.ROOT / "omr").rglob("*") if o.is_file() and "__pycache__" not in o.parts]
+    assert [str(o) for o in files if o.suffix != ".py" and o.parts[0] not in ("weights", "data")] == []
+
+
 @EACH
 def test_parameters(path):
     "One `parameters` cell makes an experiment; papermill takes the first of two without a word."
