@@ -17,7 +17,7 @@ HEAVY = "torch verovio music21 matplotlib transformers datasets accelerate panda
 def command(*args, cwd=house.ROOT, **env):
     "Run a command of this environment; its output when it passes."
     done = subprocess.run(args, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return done.stdout
 
 
@@ -40,6 +40,9 @@ def test_tool_changes_nothing(tree, tool, folder):
     command(tool, cwd=tree, IN_TEST="")
     after = contents(tree / folder)
     assert [o for o in before | after if before.get(o) != after.get(o)] == []
+
+
+def test_ruff(): command("ruff", "check", "--no-cache", "--output-format", "concise", ".")
 
 
 def test_every_module_has_its_notebook():
