@@ -21,7 +21,7 @@ from typing import Literal
 import omr
 from .core import InputError, root, write_atomic
 
-# %% ../nbs/90_results.ipynb #8d1ed240
+# %% ../nbs/90_results.ipynb #05d69d0f
 def cpu_name()->str: # as the system gives it
     "The processor's name."
     try: lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -29,12 +29,11 @@ def cpu_name()->str: # as the system gives it
     names = [o.split(":", 1)[1].strip() for o in lines if o.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/90_results.ipynb #5098897a
 def cores()->int: # cores that this process may use
     "Usable cores: the affinity where the system knows one, else all."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/90_results.ipynb #37fa560a
+# %% ../nbs/90_results.ipynb #ef9acd0f
 def hardware()->dict: # keys `cpu`, `cores`, `memory_gb`, `gpu` (`None` without CUDA), `system`
     "What the numbers of a run depend on."
     import psutil, torch
@@ -43,14 +42,14 @@ def hardware()->dict: # keys `cpu`, `cores`, `memory_gb`, `gpu` (`None` without 
     return dict(cpu=cpu_name(), cores=cores(), memory_gb=round(psutil.virtual_memory().total/1e9, 1), gpu=gpu,
                 system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
 
-# %% ../nbs/90_results.ipynb #d3962d80
+# %% ../nbs/90_results.ipynb #56cc4104
 def commit()->str|None: # twelve digits, `-dirty` when tracked files differ; `None` outside git
     "The commit that the run was made from."
     try: ran = subprocess.run(["git", "-C", str(root()), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True)
     except OSError: return None
     return ran.stdout.strip() or None
 
-# %% ../nbs/90_results.ipynb #d1f6f66e
+# %% ../nbs/90_results.ipynb #582a0632
 PACKAGES = "torch accelerate verovio music21 numpy resvg_py symusic".split()
 
 def versions(
@@ -63,7 +62,7 @@ def versions(
         except PackageNotFoundError: pass
     return found
 
-# %% ../nbs/90_results.ipynb #69b9b41b
+# %% ../nbs/90_results.ipynb #1982eb67
 def fingerprint(
     parts, # iterable of `bytes`, `str` or numpy arrays
 )->str: # 16 hexadecimal digits
@@ -74,7 +73,7 @@ def fingerprint(
         digest.update(f"{len(data)} ".encode()+data)
     return digest.hexdigest()[:16]
 
-# %% ../nbs/90_results.ipynb #8240ab3f
+# %% ../nbs/90_results.ipynb #5f44504b
 def metric(
     value, # the number, in `unit`
     function, # what computed it: a function, or its name
@@ -87,7 +86,7 @@ def metric(
     low, high = interval or (None, None)
     return dict(value=float(value), unit=unit, low=low and float(low), high=high and float(high), function=name, settings=settings)
 
-# %% ../nbs/90_results.ipynb #382e573c
+# %% ../nbs/90_results.ipynb #89420bd5
 PROFILES = ("smoke", "laptop", "full")
 
 def result_path(
@@ -97,7 +96,7 @@ def result_path(
     "Where the record of an experiment lies."
     return root()/"results"/f"{name}-{profile}.json"
 
-# %% ../nbs/90_results.ipynb #9f8e485a
+# %% ../nbs/90_results.ipynb #59d9ce6a
 def record(
     name:str, # experiment, such as `staves`
     metrics:dict, # key to `metric(...)`
@@ -113,7 +112,7 @@ def record(
     if found["profile"] != "check": write_atomic(result_path(name, found["profile"]), json.dumps(found, indent=1)+"\n")
     return found
 
-# %% ../nbs/90_results.ipynb #baf804a1
+# %% ../nbs/90_results.ipynb #0645f174
 def save_figure(
     figure, # matplotlib figure
     name:str, # file name without ending
@@ -128,7 +127,7 @@ def save_figure(
     write_atomic(root()/"figures"/f"{name}.png", buffer.getvalue())
     return [f"figures/{name}.png"]
 
-# %% ../nbs/90_results.ipynb #e25ba56b
+# %% ../nbs/90_results.ipynb #68f3a8ea
 @dataclass(frozen=True)
 class Row:
     "One line of the results table."
@@ -139,7 +138,7 @@ class Row:
     experiment:str = "" # whose record holds our value
     key:str = "" # under which key
 
-# %% ../nbs/90_results.ipynb #92ac25c5
+# %% ../nbs/90_results.ipynb #6198387d
 _own, _unseen = "CRNN light, shipped weights", "embedded corpus, unseen tunes"
 _five, _sixth = f"{_unseen}, five fonts", f"{_unseen}, sixth condition"
 
@@ -152,7 +151,6 @@ STAVES = [Row(_own, _five, "SER", experiment="staves", key="ser"),
     Row("CRNN light, trained within this run", _five, "SER", experiment="staves", key="trained_ser"),
     Row("CRNN, Camera-PrIMuS settings", "PrIMuS, semantic", "sequence error / SER", experiment="staves", key="primus_ser")]
 
-# %% ../nbs/90_results.ipynb #b8492f4b
 SPEED = [Row("`omr read`, one staff, file to MIDI, warm", "one thread", "median time", experiment="speed", key="read_1"),
     Row("the same", "two threads", "median time", experiment="speed", key="read_2"),
     Row("the same, network of Camera-PrIMuS size", "one thread", "median time", experiment="speed", key="read_primus"),
@@ -162,7 +160,7 @@ SPEED = [Row("`omr read`, one staff, file to MIDI, warm", "one thread", "median 
     Row("`omr --help`", "new process", "median time", experiment="speed", key="help"),
     Row("reading", "one process", "peak memory", experiment="speed", key="memory")]
 
-# %% ../nbs/90_results.ipynb #71f398ae
+# %% ../nbs/90_results.ipynb #7796f2bd
 PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 % [V]"),
     Row("SMT", "GrandStaff", "CER / SER / LER", "3.9 / 5.1 / 13.1 % [V]"),
     Row("SMT", "Camera GrandStaff", "CER / SER / LER", "5.3 / 6.2 / 13.5 % [V]"),
@@ -172,12 +170,11 @@ PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 
     Row("LEGATO, 943 M parameters", "PDMX-Synth test", "CER / SER / LER", "23.3 / 25.8 / 31.7 % [T]"),
     Row("homr", "its own private photo set", "SER", "4.0 % [V]")]
 
-# %% ../nbs/90_results.ipynb #0a92b317
 ENCODERS = {"DeiT-S": .3205, "ConvNeXt-T": .3371, "Swin-T": .3555, "ViT-S": .3922, "ResNet-50": .4529, "MobileViT-S": .4857, "EfficientNet-B0": .5119}
 PUBLISHED += [Row(f"MusicTrOCR, {name}", "PDMX-Synth, 10 epochs", "best validation loss, teacher-forced", f"{loss:.4f} [V]") for name, loss in ENCODERS.items()]
 ROWS = STAVES+SPEED+PUBLISHED
 
-# %% ../nbs/90_results.ipynb #7f4595be
+# %% ../nbs/90_results.ipynb #f5528979
 def shown(
     m:dict, # one `metric(...)`
 )->str: # such as `2.1 % (1.8 to 2.5)`
@@ -185,7 +182,7 @@ def shown(
     def f(x): return f"{x:.2f}" if abs(x) < 1 else f"{x:.1f}" if abs(x) < 100 else f"{x:.0f}"
     return f"{f(m['value'])} {m['unit']}"+("" if m["low"] is None else f" ({f(m['low'])} to {f(m['high'])})")
 
-# %% ../nbs/90_results.ipynb #20a79523
+# %% ../nbs/90_results.ipynb #9cbb54bc
 def measured_with(
     run:dict, # a record
 )->str: # such as `smoke; 2 cores, AMD EPYC`
@@ -193,7 +190,7 @@ def measured_with(
     h = run["hardware"]
     return f"{run['profile']}; "+(f"{h['gpu']}, " if h["gpu"] else "")+f"{h['cores']} cores, {h['cpu']}"
 
-# %% ../nbs/90_results.ipynb #dd7d4206
+# %% ../nbs/90_results.ipynb #53eea690
 def read_json(
     path, # file
 )->dict|None: # `None` when there is no such file
@@ -209,7 +206,7 @@ def records(
     found = [read_json(o) for o in sorted(Path(folder or root()/"results").glob("*.json"))]
     return sorted(found, key=lambda o: PROFILES.index(o["profile"]))
 
-# %% ../nbs/90_results.ipynb #807b31f6
+# %% ../nbs/90_results.ipynb #d5f553a2
 def row_lines(
     row:Row, # one of `ROWS`
     runs:list, # records
@@ -218,7 +215,7 @@ def row_lines(
     found = [(shown(o["metrics"][row.key]), measured_with(o)) for o in runs if o["experiment"] == row.experiment and row.key in o["metrics"]]
     return [f"| {row.system} | {row.data} | {row.metric} | {row.published} | {ours} | {how} |" for ours, how in found or [("not measured", "")]]
 
-# %% ../nbs/90_results.ipynb #a4e58ded
+# %% ../nbs/90_results.ipynb #dedfda8b
 NOTE = """Lower is better for error rates and times. [V]: read in the source's own files; [T]: quoted by a third party. Rows on different data cannot be compared.
 Brackets hold 95 % bootstrap intervals. The last column names the profile (`smoke`, `laptop`, `full`) and the hardware."""
 
@@ -230,7 +227,7 @@ def table(
     head = ["| system | data | metric | published | ours | measured with |", "|---|---|---|---|---|---|"]
     return "\n".join(head+[line for row in ROWS for line in row_lines(row, runs)])+"\n\n"+NOTE+"\n"
 
-# %% ../nbs/90_results.ipynb #a65f1fa9
+# %% ../nbs/90_results.ipynb #6bb2a89a
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 def filled(
@@ -243,7 +240,7 @@ def filled(
         raise InputError(f"needs one line {BEGIN} and, below it, one line {END}", where=where)
     return text[:text.index(BEGIN)]+f"{BEGIN}\n{table}{END}"+text[text.index(END)+len(END):]
 
-# %% ../nbs/90_results.ipynb #ed64dd26
+# %% ../nbs/90_results.ipynb #c392389c
 def update_readme(
     path=None, # default: `README.md` of the repository
     folder=None, # default: `results/` of the repository
@@ -258,7 +255,7 @@ def update_readme(
     if new != text: write_atomic(path, new)
     return new != text
 
-# %% ../nbs/90_results.ipynb #6b94e3b1
+# %% ../nbs/90_results.ipynb #47846ce3
 def code(
     nb:dict, # notebook
     tag:str=None, # only cells with this tag
@@ -267,7 +264,7 @@ def code(
     cells = [o for o in nb["cells"] if o["cell_type"] == "code" and (tag is None or tag in o["metadata"].get("tags", []))]
     return ["".join(o["source"]) for o in cells]
 
-# %% ../nbs/90_results.ipynb #39400a80
+# %% ../nbs/90_results.ipynb #9942f229
 def experiment_name(
     path, # notebook, such as `09b_staves.ipynb`
 )->str: # such as `staves`
@@ -283,7 +280,7 @@ def experiments(
     named = {o.experiment for o in ROWS}
     return {experiment_name(o): o for o in sorted(paths, key=lambda o: o.name) if experiment_name(o) in named or code(read_json(o), "parameters")}
 
-# %% ../nbs/90_results.ipynb #7877692a
+# %% ../nbs/90_results.ipynb #89e5a69a
 def nearest(
     name:str, # what was asked for
     known, # names that exist
@@ -292,7 +289,6 @@ def nearest(
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
-# %% ../nbs/90_results.ipynb #df006484
 def chosen(
     found:dict, # name to path; empty outside a checkout
     only, # names, or `None` for all
@@ -303,7 +299,7 @@ def chosen(
         if name not in found: raise InputError(f"no experiment '{name}'", where="--only", hint=nearest(name, found))
     return {k: v for k, v in found.items() if not only or k in only}
 
-# %% ../nbs/90_results.ipynb #e5c2203d
+# %% ../nbs/90_results.ipynb #2a2f7a0e
 def check_parameters(
     path, # experiment notebook
     parameters:dict, # what it is going to be given
@@ -317,13 +313,13 @@ def check_parameters(
     for name in parameters:
         if name not in known: raise InputError(f"unknown parameter '{name}'", where=path, hint=nearest(name, known))
 
-# %% ../nbs/90_results.ipynb #3f919c5c
+# %% ../nbs/90_results.ipynb #81987bc9
 def package_files()->list: # of paths
     "The files of the package that can change a result: code, weights, tables; not caches."
     folder = Path(omr.__file__).parent
     return sorted(o for o in folder.rglob("*") if o.is_file() and "__pycache__" not in o.parts and not o.name.startswith("."))
 
-# %% ../nbs/90_results.ipynb #6ef7feb8
+# %% ../nbs/90_results.ipynb #65b2ecc9
 def run_fingerprint(
     path, # experiment notebook
     parameters:dict, # what it is given
@@ -331,7 +327,7 @@ def run_fingerprint(
     "A hash of all that a run is made from."
     return fingerprint([json.dumps(code(read_json(path))), json.dumps(parameters, sort_keys=True), *(o.read_bytes() for o in package_files())])
 
-# %% ../nbs/90_results.ipynb #328fe266
+# %% ../nbs/90_results.ipynb #76e0991b
 def executed_path(
     path, # experiment notebook
     profile:str, # one of `PROFILES`
@@ -348,7 +344,7 @@ def is_complete(
     nb, done = read_json(executed_path(path, profile)), read_json(result_path(experiment_name(path), profile))
     return None not in (nb, done) and nb["metadata"].get("omr_run") == done.get("run") == run and all((root()/o).is_file() for o in done["figures"])
 
-# %% ../nbs/90_results.ipynb #3cc6b3b3
+# %% ../nbs/90_results.ipynb #b9f4293d
 def check_used(
     given:dict, # what papermill put into the notebook
     used:dict, # what the notebook wrote into its record
@@ -359,7 +355,7 @@ def check_used(
         if name not in used or used[name] != value:
             raise InputError(f"was given {name}={value!r} but used {used.get(name)!r}", where=where, hint="look for a lost tag 'parameters' or a later assignment")
 
-# %% ../nbs/90_results.ipynb #e51a25b1
+# %% ../nbs/90_results.ipynb #f5917b8c
 def execute(
     path, # experiment notebook
     parameters:dict, # what it is given
@@ -372,7 +368,7 @@ def execute(
     return execute_notebook(str(path), str(partial), parameters, kernel_name="python3", cwd=str(root()), start_timeout=120,
                             progress_bar=dict(desc=experiment_name(path), leave=False), extra_arguments=["--log-level=40"])
 
-# %% ../nbs/90_results.ipynb #11f5bddb
+# %% ../nbs/90_results.ipynb #c6b8d93f
 def stamp(
     path, # experiment notebook, just executed
     nb, # its executed copy
@@ -389,7 +385,7 @@ def stamp(
     write_atomic(result, json.dumps({**done, "run": run}, indent=1)+"\n")
     write_atomic(executed_path(path, profile), json.dumps(nb, indent=1)+"\n")
 
-# %% ../nbs/90_results.ipynb #d6918f4e
+# %% ../nbs/90_results.ipynb #0885c30e
 def run_one(
     path, # experiment notebook
     parameters:dict, # what it is given, `profile` among it
@@ -402,7 +398,7 @@ def run_one(
     stamp(path, execute(path, parameters, partial), run, before)
     partial.unlink(missing_ok=True)
 
-# %% ../nbs/90_results.ipynb #8226fffe
+# %% ../nbs/90_results.ipynb #f2ce650a
 def expected(
     path, # experiment notebook
     profile:str, # one of `PROFILES`
@@ -410,7 +406,6 @@ def expected(
     "How long a notebook took the last time, or a minute."
     return (read_json(result_path(experiment_name(path), profile)) or {"seconds": 60.})["seconds"]
 
-# %% ../nbs/90_results.ipynb #caad99e4
 def failure(
     path, # experiment notebook
     error:Exception, # what stopped it
@@ -419,7 +414,7 @@ def failure(
     said = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else str(error)
     return f"{experiment_name(path)} failed: {' '.join(said.split())}; all of it: executed/.partial/"
 
-# %% ../nbs/90_results.ipynb #4212bf53
+# %% ../nbs/90_results.ipynb #05456290
 def run_all(
     paths, # experiment notebooks
     parameters:dict, # what each is given
@@ -438,7 +433,7 @@ def run_all(
             bar.update(round(seconds))
     return failed
 
-# %% ../nbs/90_results.ipynb #11bea0b6
+# %% ../nbs/90_results.ipynb #7770c9be
 def reproduce(
     profile:Literal["smoke", "laptop", "full"]="smoke", # smoke: minutes on two cores; laptop: an evening; full: a GPU and the published data
     only:list[str]=None, # names of experiments, such as staves (default: all)

@@ -34,12 +34,12 @@ class Style:
 # A condition that no training sees: wider, larger, other margins.
 SIXTH = Style(space=9.5, margin=45, linear=0.42, nonlinear=0.66, line=0.11, stem=0.14)
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #797fbcf0
+# %% ../../nbs/1_scores/04_engraving.ipynb #2cc12c9a
 def random_style(
     rng: random.Random,  # source of chance
 ) -> Style:  # a style inside the ranges of training
     "A publisher drawn at random."
-    return Style(font=rng.choice(FONTS), space=rng.uniform(5.0, 7.0), margin=rng.randint(0, 25), linear=rng.uniform(0.15, 0.34),
+    return Style(font=rng.choice(FONTS), space=rng.triangular(4.5, 9.0, 5.5), margin=rng.randint(0, 25), linear=rng.uniform(0.15, 0.34),
                  nonlinear=rng.uniform(0.5, 0.64), line=rng.uniform(0.12, 0.24), stem=rng.uniform(0.15, 0.28), beams=rng.random() < 0.85)
 
 # %% ../../nbs/1_scores/04_engraving.ipynb #63d32083
