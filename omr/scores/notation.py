@@ -14,7 +14,7 @@ from .encodings import Note, as_drawn, canonical, check_kern, join_symbols, quar
 
 # %% auto #0
 __all__ = ['NOTES', 'timeline', 'sounding', 'notes', 'piano_roll', 'ticks_per_quarter', 'kern_to_midi', 'synthesize', 'play',
-           'kern_to_musicxml', 'kern_to_mei', 'kern_to_svg', 'semantic_to_kern', 'kern_to_semantic']
+           'kern_to_musicxml', 'mend_metre', 'kern_to_mei', 'kern_to_svg', 'semantic_to_kern', 'kern_to_semantic']
 
 # %% ../../nbs/1_scores/03_notation.ipynb #440b80c6
 def timeline(
@@ -350,19 +350,25 @@ def _toolkit(data, **options):
     if not tk.loadData(data): raise InputError("the engraver cannot read this score", hint="look for impossible durations")
     return tk
 
-# %% ../../nbs/1_scores/03_notation.ipynb #5f9d9e0e
+# %% ../../nbs/1_scores/03_notation.ipynb #fbba7df4
 _LOST_METRE = re.compile(r'sym="(common|cut)" visible="false" />\s*<mensur [^>]*/>')
 
+def mend_metre(
+    mei: str,  # made by verovio from kern that opens with `*met(c)` or `*met(c|)`
+) -> str:  # MEI with a visible metre
+    "Verovio 6.4 hides the sign C that opens a kern staff; give it back."
+    count = {"common": 4, "cut": 2}
+    return _LOST_METRE.sub(lambda m: f'count="{count[m[1]]}" unit="{count[m[1]]}" sym="{m[1]}" />', mei)
+
+# %% ../../nbs/1_scores/03_notation.ipynb #1f3d70d6
 def kern_to_mei(
     kern: str,  # one staff of kern
 ) -> str:  # an MEI document, beams added
     "MEI for libraries and editions, written by verovio. Raises `KernError`, `InputError`."
-    mei = _toolkit(canonical(kern) + "!!!filter: autobeam\n").getMEI()
-    count = {"common": 4, "cut": 2}
-    mei = _LOST_METRE.sub(lambda m: f'count="{count[m[1]]}" unit="{count[m[1]]}" sym="{m[1]}" />', mei)
+    mei = mend_metre(_toolkit(canonical(kern) + "!!!filter: autobeam\n").getMEI())
     return re.sub(r' isodate="[^"]*"', "", mei)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #288b597d
+# %% ../../nbs/1_scores/03_notation.ipynb #69ea76ca
 def kern_to_svg(
     kern: str,  # one staff of kern
     width: int = 2100,  # of the page, in tenths of a millimetre; longer music goes on in the next line
@@ -371,7 +377,7 @@ def kern_to_svg(
     return _toolkit(kern_to_mei(kern), breaks="auto", pageWidth=width, pageHeight=60000, adjustPageHeight=True, adjustPageWidth=True,
                     header="none", footer="none", scale=50, svgViewBox=True).renderToSVG(1)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #97bcf67b
+# %% ../../nbs/1_scores/03_notation.ipynb #57429af5
 _LENGTHS = {"quadruple_whole": "1%4", "double_whole": "0", "whole": "1", "half": "2", "quarter": "4", "eighth": "8", "sixteenth": "16",
             "thirty_second": "32", "sixty_fourth": "64", "hundred_twenty_eighth": "128"}  # word: kern duration
 _NAMES = {quarters(recip): word for word, recip in _LENGTHS.items()}
@@ -381,7 +387,7 @@ def _key_of(fifths):
     "The kern key signature of so many sharps (or, negative, flats)."
     return "*k[" + "".join(f"{l}{'#' if fifths > 0 else '-'}" for l in ("fcgdaeb" if fifths > 0 else "beadgcf")[:abs(fifths)]) + "]"
 
-# %% ../../nbs/1_scores/03_notation.ipynb #aff23cfe
+# %% ../../nbs/1_scores/03_notation.ipynb #75b4a7e3
 _WORD = re.compile(r"(?:(?:(grace)?note-([A-G])(##|#|bb|b|)(\d))_|rest-)([a-z_]+?)(\.*)(_fermata)?")
 
 def _read_word(word):
@@ -394,7 +400,7 @@ def _read_word(word):
     pitch = m[2].lower() * (octave - 3) if octave > 3 else m[2] * (4 - octave)
     return Note(recip, pitch, m[3].replace("b", "-"), grace=bool(m[1]), fermata=fermata)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #282fccc2
+# %% ../../nbs/1_scores/03_notation.ipynb #25de2ba1
 def _read_sign(word, bar):
     "The kern lines of a PrIMuS word that is no note; `bar` is the length of a measure in quarters. None for an unknown word."
     kind, _, value = word.partition("-")
@@ -405,7 +411,7 @@ def _read_sign(word, bar):
     if kind == "timeSignature" and re.fullmatch(r"[1-9]\d*/[1-9]\d*", value): return [f"*M{value}"]
     if kind == "multirest" and re.fullmatch(r"[1-9]\d{0,3}", value): return ["=", _recip(bar) + "r"] * int(value)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #1f53f4e6
+# %% ../../nbs/1_scores/03_notation.ipynb #e912f357
 def _tie_last(out, where):
     "Open a tie on the last note."
     last = next((i for i in reversed(range(len(out))) if isinstance(out[i], Note)), None)
@@ -417,7 +423,7 @@ def _closes(note, tied):
     "Whether `note` is the one that `tied` is tied to."
     return tied is not None and (note.pitch, note.accid) == (tied.pitch, tied.accid)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #44ba6801
+# %% ../../nbs/1_scores/03_notation.ipynb #e35233a3
 def semantic_to_kern(
     text: str,  # PrIMuS words, white space between them
 ) -> str:  # one staff of kern
@@ -437,7 +443,7 @@ def semantic_to_kern(
             out += lines[1:] if word.startswith("multirest") else lines
     return join_symbols(out[:-1] + ["=="] if out[-1:] == ["="] else out)
 
-# %% ../../nbs/1_scores/03_notation.ipynb #8470dac0
+# %% ../../nbs/1_scores/03_notation.ipynb #ca73e03b
 def _write_word(note):
     "(PrIMuS word of a note or rest, what it does not say: '' or the kern token)."
     head, dots, actual, _ = _shape(note.recip)
@@ -448,7 +454,7 @@ def _write_word(note):
     octave = 3 + len(note.pitch) if note.pitch.islower() else 4 - len(note.pitch)
     return f"{'grace' * note.grace}note-{note.pitch[0].upper()}{note.accid.replace('-', 'b')}{octave}_{tail}", lost
 
-# %% ../../nbs/1_scores/03_notation.ipynb #f6d5ada2
+# %% ../../nbs/1_scores/03_notation.ipynb #0b8f2d1f
 def _write_sign(symbol, before):
     "(PrIMuS words of a sign, what they do not say); `before` are the words so far, since a C replaces the 4/4 before it."
     if symbol.startswith("="): return before + ["barline"], symbol if symbol not in ("=", "==") else ""
@@ -458,7 +464,7 @@ def _write_sign(symbol, before):
     word = "timeSignature-C/" if "|" in symbol else "timeSignature-C"
     return (before[:-1] if before[-1:] and before[-1].startswith("timeSignature") else before) + [word], ""
 
-# %% ../../nbs/1_scores/03_notation.ipynb #31d30bd2
+# %% ../../nbs/1_scores/03_notation.ipynb #fd235dc9
 def _silent_measures(items, i):
     "How many measures of rest begin at `items[i]`; `items` are (symbol, bar) pairs."
     def fills(j):
@@ -472,7 +478,7 @@ def _silent_measures(items, i):
     while i + 2 * n < len(items) and items[i + 2 * n - 1][0] == "=" and fills(i + 2 * n) and barline(i + 2 * n + 1): n += 1
     return n
 
-# %% ../../nbs/1_scores/03_notation.ipynb #71f8f724
+# %% ../../nbs/1_scores/03_notation.ipynb #ef63411e
 def kern_to_semantic(
     kern: str,  # one staff of kern
     strict: bool = False,  # raise for what PrIMuS cannot say, instead of writing the nearest word and warning
