@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'SHORT', 'READS', 'WRITES', 'ENDINGS', 'overview', 'is_help', 'split_command', 'given_value', 'kind_of',
            'Parser', 'add_bool', 'Pairs', 'add_argument', 'help_text', 'make_parser', 'same_dashes', 'config_words',
-           'setting_words', 'parse', 'call', 'closed_pipe', 'main', 'format_of', 'read_text', 'convert',
+           'setting_words', 'parse', 'file_words', 'call', 'closed_pipe', 'main', 'format_of', 'read_text', 'convert',
            'results_command']
 
 # %% ../nbs/91_cli.ipynb #ba4f267e
@@ -120,17 +120,18 @@ def add_argument(
     if type_ is dict: how |= dict(type=str, nargs=2, action=Pairs, metavar=("NAME", "VALUE"))
     parser.add_argument(*SHORT.get(name, []), f"--{name.rstrip('_')}", **how)   # `from_`: Python has a word that a flag wants
 
-# %% ../nbs/91_cli.ipynb #7e7bd3d4
+# %% ../nbs/91_cli.ipynb #3ca84287
 def help_text(
     comment:str|None, # behind the argument
     default, # its default
 )->str: # with the default, `%` doubled as argparse wants it
     "The help of a flag."
     text = " ".join((comment or "").split())
-    if default not in (None, False, True, "", ...) and "default" not in text: text += f" (default: {default})"
+    shown = type(default) is not bool and default not in (None, "", ...)
+    if shown and "default" not in text: text += f" (default: {default})"
     return text.replace("%", "%%").strip()
 
-# %% ../nbs/91_cli.ipynb #48d88b8f
+# %% ../nbs/91_cli.ipynb #6a44762c
 def make_parser(
     function, # with docments
     name:str, # of the command, such as `omr read`
@@ -145,7 +146,7 @@ def make_parser(
     for o in signature(function).parameters.values():
         default = ... if o.default is Parameter.empty else o.default
         add_argument(parser, o.name, types.get(o.name), default, help_text(comments.get(o.name), default))
-    parser.add_argument("--config", metavar="FILE.yaml", help="flags from a file; those on the command line win")
+    if "config" not in types: parser.add_argument("--config", metavar="FILE.yaml", help="flags from a file; those on the command line win")
     return parser
 
 # %% ../nbs/91_cli.ipynb #958a0178
@@ -181,7 +182,7 @@ def setting_words(
     if isinstance(value, dict): return [word for k, v in value.items() for word in (f"--{name}", k, str(v))]
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
-# %% ../nbs/91_cli.ipynb #92cd73df
+# %% ../nbs/91_cli.ipynb #6ed7d6ed
 def parse(
     function, # with docments
     name:str, # of the command, such as `omr read`
@@ -191,13 +192,19 @@ def parse(
     from omr.results import nearest
 
     parser, words = make_parser(function, name), same_dashes(words)
-    config = Parser(add_help=False, allow_abbrev=False, prog=name)
-    config.add_argument("--config")
-    file = config.parse_known_args(words)[0].config
-    found, unknown = parser.parse_known_args((config_words(file) if file else [])+words)
+    found, unknown = parser.parse_known_args(file_words(words)+words)
     flags = [o for o in parser._option_string_actions if o.startswith("--")]
     if unknown: raise InputError(f"unknown argument '{unknown[0]}'", where=name, hint=nearest(unknown[0].partition("=")[0], flags))
-    return {k: v for k, v in vars(found).items() if k != "config"}
+    return {k: v for k, v in vars(found).items() if k != "config" or "config" in function.__annotations__}
+
+def file_words(
+    words:list, # of the command line
+)->list: # of words, none without `--config FILE.yaml`
+    "The flags in the file that `--config` names."
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    file = parser.parse_known_args(words)[0].config
+    return config_words(file) if (file or "").endswith((".yaml", ".yml")) else []
 
 # %% ../nbs/91_cli.ipynb #2aa219c1
 def call(
@@ -255,7 +262,7 @@ def read_text(
     except OSError as e: raise InputError(f"cannot be read ({e.strerror})", where=path) from e
     except UnicodeDecodeError as e: raise InputError("is not text", where=path, hint="give a score, not an image: omr read reads images") from e
 
-# %% ../nbs/91_cli.ipynb #0a4f0cfe
+# %% ../nbs/91_cli.ipynb #152aab8a
 def convert(
     source:str, # file to read: kern or PrIMuS words (semantic)
     target:str, # file to write
@@ -263,15 +270,15 @@ def convert(
     to:Literal["kern", "semantic", "midi", "musicxml", "mei", "svg"]=None, # format of the output (default: by its ending)
 ):
     "Convert a score of one staff."
+    reader, writer = READS[format_of(source, from_, READS, "--from")], WRITES[format_of(target, to, WRITES, "--to")]
     from omr.scores import encodings, notation
 
     def named(f): return getattr(notation, f, None) or getattr(encodings, f)
 
-    reader, writer = READS[format_of(source, from_, READS, "--from")], WRITES[format_of(target, to, WRITES, "--to")]
-    try:
-        kern = named(reader)(read_text(source))
-        write_atomic(target, named(writer)(kern))
-    except InputError as e: raise e if e.where else InputError(e.what, where=source, hint=e.hint) from e
+    text = read_text(source)
+    try: data = named(writer)(named(reader)(text))
+    except InputError as e: raise InputError(str(e), where=source) from e
+    write_atomic(target, data)
 
 # %% ../nbs/91_cli.ipynb #2119252e
 def results_command(
