@@ -13,11 +13,11 @@ from ..core import InputError, write_atomic
 # %% auto #0
 __all__ = ['CLEFS', 'KEYS', 'METRES', 'RECIPS', 'PITCHES', 'BARLINES', 'GRACES', 'TOKENS', 'Note', 'quarters', 'KernError',
            'read_symbol', 'check_kern', 'symbols', 'join_symbols', 'canonical', 'StaffState', 'as_drawn', 'Written',
-           'Vocabulary']
+           'recip_of', 'Vocabulary']
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #cbec90aa
+# %% ../../nbs/1_scores/02_encodings.ipynb #1c829bc0
 _DECORATIONS = re.compile(r"[LJkK/\\(){}'^~\"tTmMwWuvXyN]")  # beams, stems, slurs, articulation: not part of what is read
-_CORE = re.compile(r"(\d+(?:%\d+)?\.*)?(?:(r)|(([a-g])\4*|([A-G])\5*)(##|#|--|-|n)?)")
+_CORE = re.compile(r"(0{1,3}\.*|[1-9]\d*(?:%[1-9]\d*)?\.*)?(?:(r)|(([a-g])\4*|([A-G])\5*)(##|#|--|-|n)?)")
 _STEPS = dict(c=0, d=2, e=4, f=5, g=7, a=9, b=11)  # semitones above C
 _ALTER = {"": 0, "n": 0, "#": 1, "##": 2, "-": -1, "--": -2}
 
@@ -47,14 +47,15 @@ class Note:
         after = ("q" if self.grace else "") + (self.tie if self.tie != "[" else "") + (";" if self.fermata else "")
         return f"{'[' if self.tie == '[' else ''}{self.recip}{self.pitch}{self.accid}{after}"
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #20e915da
+# %% ../../nbs/1_scores/02_encodings.ipynb #d9a7bf1a
 def quarters(
     recip: str,  # kern duration: '4', '8.', '12', '0', '8%9'
 ) -> Fraction:  # length in quarter notes
     "Length of a kern duration; each dot adds half of what the one before it added."
     base = recip.rstrip(".")
     over, _, times = base.partition("%")
-    whole = Fraction(2) if base == "0" else Fraction(int(times or 1), int(over))
+    if not int(over): whole = Fraction(2 ** len(over))  # 0 is a breve, 00 a long
+    else: whole = Fraction(int(times or 1), int(over))
     return 4 * whole * (2 - Fraction(1, 2 ** (len(recip) - len(base))))
 
 # %% ../../nbs/1_scores/02_encodings.ipynb #e2a8f409
@@ -69,11 +70,11 @@ class KernError(InputError):
         place = f"line {line}, token {token!r}: " if line else ""
         super().__init__(place + what, hint="correct the kern text")
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #6d84029f
+# %% ../../nbs/1_scores/02_encodings.ipynb #d4452270
 _BARLINE = re.compile(r"(==?)\d*[a-z]?-?(\|\||!\|:|:\|!|:\|!\|:|\|!)?;?")
 _CLEF = re.compile(r"\*clef(G1|G2|Gv2|F3|F4|F5|C1|C2|C3|C4|C5)")
 _KEY = re.compile(r"\*k\[((?:[a-g](?:#|-))*)\]")
-_METRE = re.compile(r"\*M(\d+)/(\d+)")
+_METRE = re.compile(r"\*M([1-9]\d*)/([1-9]\d*)")
 _MET = re.compile(r"\*met\(([cC]\|?)\)")
 _SHARPS = "fcgdaeb"
 
@@ -223,7 +224,7 @@ class Written:
         "The kern text of these tokens. A network writes what it likes: 'skip' and `skipped` say what did not fit."
         return join_symbols(_Decoder(tokens, errors, skipped if skipped is not None else []).run())
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #36266835
+# %% ../../nbs/1_scores/02_encodings.ipynb #16a9e70d
 _RECIP = re.compile(r"\d+(?:%\d+)?\.*q?")
 
 class _Decoder:
@@ -250,7 +251,7 @@ class _Decoder:
         self.i += 1
         if token[0] in "*=":
             self.staff.see(token); self.out.append(token)
-        elif token == "R": self.add_rest(_recip(self.staff.bar))
+        elif token == "R": self.add_rest(recip_of(self.staff.bar))
         elif _RECIP.fullmatch(token) and self.take("r"): self.add_rest(token)
         elif _RECIP.fullmatch(token) and self.peek() in _PITCHES: self.add_note(token)
         else:
@@ -279,11 +280,11 @@ class _Decoder:
         self.out[last] = Note(note.recip, note.pitch, note.accid, "]" if note.tie == "_" else "", note.grace, note.fermata)
         self.staff.tied = None
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #6b0feb19
+# %% ../../nbs/1_scores/02_encodings.ipynb #79ca0552
 _PITCHES, _SIGNS = set(PITCHES), {"n", "#", "-", "##", "--"}
 _LENGTHS = {quarters(r): r for r in reversed(RECIPS)}
 
-def _recip(length):
+def recip_of(length):
     "The kern duration of a rest that fills a measure of so many quarters."
     return _LENGTHS.get(length) or f"{(length / 4).denominator}%{(length / 4).numerator}"
 
