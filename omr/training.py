@@ -47,15 +47,15 @@ def save_checkpoint(path, model, optimizer, step, training):
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rng": torch.get_rng_state(), "training": asdict(training)}, buffer)
     write_atomic(path, buffer.getvalue())
 
-# %% ../nbs/2_reading/08_training.ipynb #75c3114f
+# %% ../nbs/2_reading/08_training.ipynb #863d0cef
 def load_checkpoint(path, model, optimizer, training):
     "Restore a run; returns its step. Raises `InputError` naming a setting that differs."
     state = torch.load(path, weights_only=True)
     for name, old in state["training"].items():
         if name not in _FREE and old != getattr(training, name):
             raise InputError(f"this run was started with {name} = {old}, not {getattr(training, name)}", where=path, hint="use the same settings or another folder")
-    if state["step"] > training.steps - training.decay and state["training"]["steps"] != training.steps:
-        raise InputError(f"this run is already in the decay of its {state['training']['steps']} steps", where=path, hint="lengthen a run before its decay begins")
+    if training.steps != (old := state["training"]["steps"]) and state["step"] > min(old, training.steps) - training.decay:
+        raise InputError(f"this run of {old} steps stands at step {state['step']}, too late for {training.steps}", where=path, hint="change the number of steps before the decay begins")
     model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"]); torch.set_rng_state(state["rng"])
     return state["step"]
 

@@ -91,15 +91,16 @@ def _read_items(reader, element, out, times=Fraction(1)):
 
 def _bar_recip(bar): return next((r for r in RECIPS if quarters(r) == bar), None) or _no("odd measure rest")
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #f6e11d73
+# %% ../../nbs/1_scores/06_corpora.ipynb #4f4ec154
 def _read_mei_note(reader, e, times):
     pitch = _pitch(e.get("pname"), int(e.get("oct")))
     sign = e.get("accid") or next((a.get("accid") for a in e.findall(_MEI + "accid") if a.get("accid")), None)
-    accid = _ACCIDS.get(sign, None) if sign else reader.state.expected(pitch)
+    expected = reader.state.expected(pitch)
+    accid = _ACCIDS.get(sign) if sign else reader.state.in_key(pitch) if expected is None else expected
     if accid is None: _no("microtone")
     me, grace = "#" + e.get("{http://www.w3.org/XML/1998/namespace}id", ""), e.get("grace") is not None
     tie = {(0, 0): "", (1, 0): "[", (1, 1): "_", (0, 1): "]"}[me in reader.spans["tie_start"], me in reader.spans["tie_end"]]
-    reader.state.play(pitch, accid, tie in ("[", "_"))
+    reader.state.play(pitch, accid, tie in ("[", "_"), grace)
     return Note(_recip(e, Fraction(1) if grace else times), pitch, accid, tie, grace, me in reader.spans["fermata"] or e.get("fermata") is not None)
 
 # %% ../../nbs/1_scores/06_corpora.ipynb #e395f829
@@ -235,7 +236,7 @@ def _sources():
                 for tune in re.split(r"(?m)^(?=X:)", path.read_text(errors="replace"))[1:]:
                     yield f"{collection}/{path.stem}/{tune[2:].split()[0]}", tune
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #accddb7d
+# %% ../../nbs/1_scores/06_corpora.ipynb #bd237b7d
 def _read_tune(source):
     "[name, title, staves as excerpts, melodic fingerprints] of one tune; runs in a worker."
     import verovio
@@ -248,7 +249,7 @@ def _read_tune(source):
         toolkit.setInputFrom("abc")
         title, loaded = re.search(r"(?m)^T:\s*(.+)", content), toolkit.loadData(content)
     staves, rng = read_mei(toolkit.getMEI()) if loaded else [], random.Random(name)
-    return [name, _words(title[1]) if title else name, [k for s in staves for k in cut(s, rng)], sorted({g for s in staves for g in _ngrams(s)})]
+    return [name, title and _words(title[1]) or name, [k for s in staves for k in cut(s, rng)], sorted({g for s in staves for g in _ngrams(s)})]
 
 def _words(title): return " ".join(sorted(set(re.findall(r"[a-z]+", title.lower())) - {"the", "a", "of", "jig", "reel", "hornpipe"}))
 
@@ -620,18 +621,33 @@ def pad_strips(
     for row, strip in zip(out, strips): row[:, :strip.shape[1]] = strip
     return out, widths
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #75fdb088
+# %% ../../nbs/1_scores/06_corpora.ipynb #971f01bc
 def training_block(
     job: tuple[int, int, int, int],  # seed, number of the block, samples in a block, samples in a batch
 ) -> list:  # batches of (uint8 (B, H, W), widths (B,), tokens of each)
     "Make one block of fresh samples; what a worker does during training."
     seed, block, size, batch = job
-    samples = sorted((training_sample(seed, block * size + i) for i in range(size)), key=lambda s: s[0].shape[1])
+    return _batches([training_sample(seed, block * size + i) for i in range(size)], job)
+
+def _batches(samples, job):
+    "Cut samples into batches of like width, in random order."
+    seed, block, size, batch = job
+    samples = sorted(samples, key=lambda s: s[0].shape[1])
     batches = [samples[i:i + batch] for i in range(0, size, batch)]
     random.Random(f"{seed} block {block}").shuffle(batches)
     return [(*pad_strips([s for s, _ in b]), [t for _, t in b]) for b in batches]
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #8243370d
+def _rescued(job):
+    "A block in which the engraver crashed, made staff by staff; the guilty one is replaced by its neighbour."
+    seed, block, size, _ = job
+    samples = list(survive(_one_sample, [(seed, block * size + i) for i in range(size)], workers=1))
+    good = [s for s in samples if not isinstance(s, Failure)]
+    if not good: raise InputError(f"no staff of training block {block} could be engraved: {samples[0].why}", where=f"seed {seed}")
+    return _batches([good[i % len(good)] if isinstance(s, Failure) else s for i, s in enumerate(samples)], job)
+
+def _one_sample(job): return training_sample(*job)
+
+# %% ../../nbs/1_scores/06_corpora.ipynb #dc7f9c14
 def training_batches(
     seed: int,  # of the training
     batch: int,  # samples in a batch
@@ -644,8 +660,7 @@ def training_batches(
     jobs = ((seed, block, size, batch) for block in itertools.count(start // per_block))
     skip = start % per_block
     for result in survive(training_block, jobs, workers):
-        if isinstance(result, Failure): raise InputError(f"a block of training staves failed: {result.why}", where=f"seed {seed}, block {result.job[1]}")
-        yield from result[skip:]
+        yield from (_rescued(result.job) if isinstance(result, Failure) else result)[skip:]
         skip = 0
 
 # %% ../../nbs/1_scores/06_corpora.ipynb #52e78525

@@ -150,7 +150,7 @@ def canonical(
     "One spelling for each staff: what two prints share is equal, and nothing else is kept. Idempotent."
     return join_symbols(symbols(text))
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #14c8f5a7
+# %% ../../nbs/1_scores/02_encodings.ipynb #5ebe899d
 class StaffState:
     "What a player keeps in mind while reading: key, accidentals of this measure, an open tie, the length of a measure."
     def __init__(self): self.key, self.measure, self.tied, self.bar = {}, {}, None, Fraction(4)
@@ -162,16 +162,20 @@ class StaffState:
         elif m := _KEY.fullmatch(symbol): self.key, self.measure = {m[1][i]: m[1][i + 1] for i in range(0, len(m[1]), 2)}, {}
 
     def expected(self, pitch):
-        "The alteration in force without a sign."
+        "The alteration in force without a sign; None where a print always shows one."
         if self.tied and self.tied[0] == pitch: return self.tied[1]
-        return self.measure.get(pitch, self.key.get(pitch[0].lower(), ""))
+        return self.measure.get(pitch, self.in_key(pitch))
 
-    def play(self, pitch, accid, opens_tie):
-        "Remember a note that was read; a tied-over note leaves the measure as it was."
-        if not (self.tied and self.tied[0] == pitch): self.measure[pitch] = accid
+    def in_key(self, pitch): return self.key.get(pitch[0].lower(), "")
+
+    def play(self, pitch, accid, opens_tie, grace=False):
+        "Remember a note that was read; after a tied-over or grace note with a foreign accidental the next one is doubtful."
+        tied = self.tied and self.tied[0] == pitch
+        if not tied and not grace: self.measure[pitch] = accid
+        elif accid != self.measure.get(pitch, self.in_key(pitch)): self.measure[pitch] = None
         self.tied = (pitch, accid) if opens_tie else None
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #2e0c4b56
+# %% ../../nbs/1_scores/02_encodings.ipynb #5473785c
 def as_drawn(
     text: str,  # kern of one spine
 ):  # yields (symbol: `Note` or str, drawn accidental or '', quarters that fill the measure)
@@ -182,7 +186,7 @@ def as_drawn(
         if isinstance(symbol, str): staff.see(symbol)
         elif not symbol.is_rest:
             if symbol.accid != staff.expected(symbol.pitch): sign = symbol.accid or "n"
-            staff.play(symbol.pitch, symbol.accid, symbol.tie in ("[", "_"))
+            staff.play(symbol.pitch, symbol.accid, symbol.tie in ("[", "_"), symbol.grace)
         yield symbol, sign, staff.bar
 
 # %% ../../nbs/1_scores/02_encodings.ipynb #f6a13c5b
@@ -224,7 +228,7 @@ class Written:
         "The kern text of these tokens. A network writes what it likes: 'skip' and `skipped` say what did not fit."
         return join_symbols(_Decoder(tokens, errors, skipped if skipped is not None else []).run())
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #16a9e70d
+# %% ../../nbs/1_scores/02_encodings.ipynb #45673532
 _RECIP = re.compile(r"\d+(?:%\d+)?\.*q?")
 
 class _Decoder:
@@ -262,12 +266,13 @@ class _Decoder:
         self.out.append(Note(recip.rstrip("q"), "r", fermata=bool(self.take(";"))))
 
     def add_note(self, recip):
-        pitch, expected = self.take(*_PITCHES), None
+        pitch = self.take(*_PITCHES)
         self.close_tie(pitch)
         tied, expected = self.staff.tied is not None, self.staff.expected(pitch)
+        if expected is None: expected = self.staff.in_key(pitch)
         accid = {"n": ""}.get(sign := self.take("n", "#", "-", "##", "--"), sign) if self.peek() in _SIGNS else expected
         fermata, opens = bool(self.take(";")), bool(self.take("_"))
-        self.staff.play(pitch, accid, opens)
+        self.staff.play(pitch, accid, opens, recip.endswith("q"))
         tie = {(0, 0): "", (0, 1): "[", (1, 1): "_", (1, 0): "]"}[tied, opens]
         self.out.append(Note(recip.rstrip("q"), pitch, accid, tie, recip.endswith("q"), fermata))
 

@@ -84,7 +84,7 @@ def _lean(svg):
     svg = _STYLESHEET.sub("<style>g.placeholder{visibility:hidden}</style>", svg)
     return svg.replace(" stroke-width=", ' stroke="black" stroke-width=')
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #87b11150
+# %% ../../nbs/1_scores/04_engraving.ipynb #f5ab57fc
 def svg_to_image(
     svg: str,  # SVG with width and height in px
     margin: int = 0,  # white border in px
@@ -92,7 +92,8 @@ def svg_to_image(
     "Rasterize an SVG."
     import resvg_py
     from PIL import Image
-    png = resvg_py.svg_to_bytes(svg_string=_lean(svg), background="#ffffff", skip_system_fonts=True)
+    try: png = resvg_py.svg_to_bytes(svg_string=_lean(svg), background="#ffffff", skip_system_fonts=True)
+    except ValueError as e: raise InputError(f"nothing to draw ({e})") from None
     return np.pad(np.asarray(Image.open(io.BytesIO(png)).convert("L")), margin, constant_values=255)
 
 # %% ../../nbs/1_scores/04_engraving.ipynb #5cd32a90
@@ -103,8 +104,8 @@ def engrave(
     "Engrave one staff. Raises `KernError` naming line and token."
     return svg_to_image(staff_svg(text, style), style.margin)
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #088ea8c9
-_ACCID = re.compile(r'class="accid">\s*<use')
+# %% ../../nbs/1_scores/04_engraving.ipynb #f4f5fbe4
+_ACCID = re.compile(r'class="accid(?: \w+)*">\s*<use')
 
 def drawn_accidentals(
     svg: str,  # from `staff_svg`
