@@ -44,7 +44,7 @@ def test_every_command_exists():
     (["read"], "omr read: the following arguments are required: images; see omr read --help"),
     (["convert", "none.krn", "a.mid"], "none.krn: cannot be read (No such file or directory)"),
     (["convert", "a.jpg", "a.mid"], "a.jpg: format '.jpg' cannot be used here; name one with --from: kern, semantic"),
-    (["convert", "scale.krn", "a.mp3"], "a.mp3: format '.mp3' cannot be used here; name one with --to: kern, semantic, midi, musicxml, mei, svg"),
+    (["convert", "scale.krn", "a.mp3"], "a.mp3: format '.mp3' cannot be used here; name one with --to: midi, musicxml, kern, mei, svg, semantic"),
     (["reproduce", "--profile", "tiny"], "omr reproduce: argument --profile: invalid choice: 'tiny' "),
     (["reproduce", "--onyl", "staves"], "omr reproduce: unknown argument '--onyl'; did you mean '--only'?"),
     (["reproduce", "--config", "none.yaml"], "none.yaml: cannot be read as YAML"),
