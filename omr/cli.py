@@ -184,7 +184,7 @@ def setting_words(
     if isinstance(value, dict): return [word for k, v in value.items() for word in (f"--{name}", k, str(v))]
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
-# %% ../nbs/91_cli.ipynb #b0bee51c
+# %% ../nbs/91_cli.ipynb #a9796761
 def parse(
     function, # with docments
     name:str, # of the command, such as `omr read`
@@ -194,7 +194,7 @@ def parse(
     from omr.results import nearest
 
     parser, words = make_parser(function, name), same_dashes(words)
-    found, unknown = parser.parse_known_args(file_words(words)+words)
+    found, unknown = parser.parse_known_intermixed_args(file_words(words)+words)
     flags = [o for o in parser._option_string_actions if o.startswith("--")]
     if unknown: raise InputError(f"unknown argument '{unknown[0]}'", where=name, hint=nearest(unknown[0].partition("=")[0], flags))
     return {k: v for k, v in vars(found).items() if k != "config"}
