@@ -9,7 +9,8 @@ from omr.scores.corpora import melody
 from omr.scores.encodings import canonical
 from omr.scores.engraving import Style, engrave
 
-BAD = {"empty": "the file is empty", "cut": "cut off", "text": "not an image", "pixel": "no staff found", "photo": "no staff found", "letter": "no", "none": "no such file"}
+BAD = {"empty": "the file is empty", "cut": "cut off", "text": "not an image", "none": "no such file",
+       "pixel": "no staff found", "photo": "no staff found", "letter": "no"}
 
 
 def omr(*words, **kwargs):

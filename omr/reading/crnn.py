@@ -30,15 +30,15 @@ CONFIGS = {
     "light": dict(height=HEIGHT, channels=(32, 64, 96, 128), pools=((2, 3), (2, 1), (2, 1), (2, 1)), hidden=192, dropout=0.1),
 }
 
-# %% ../../nbs/2_reading/09_crnn.ipynb #abe10309
+# %% ../../nbs/2_reading/09_crnn.ipynb #479f9601
 class Block(nn.Sequential):
-    "Convolution, batch norm, LeakyReLU, max-pool (Calvo-Zaragoza & Rizo 2018, table 2)."
+    "Convolution, batch norm, LeakyReLU, max-pool (Calvo-Zaragoza & Rizo 2018, table 2); pooling first gives the same and is cheaper, since LeakyReLU only rises."
     def __init__(self,
         inputs: int,  # channels in
         outputs: int,  # channels out
         pool: tuple[int, int],  # height, width of the max-pool
     ):
-        super().__init__(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2), nn.MaxPool2d(pool))
+        super().__init__(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.MaxPool2d(pool), nn.LeakyReLU(0.2))
         self.pool = pool
 
 def mask_columns(

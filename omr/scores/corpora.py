@@ -161,13 +161,13 @@ def letter(
     "The inverse of `step`."
     return _pitch("cdefgab"[height % 7], height // 7)
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #2071ae9d
+# %% ../../nbs/1_scores/06_corpora.ipynb #3245ce3a
 def _fits(kern, most=64):
     "Can the encoding hold this staff, and the staff these notes?"
     try: tokens = Written().encode(kern)
     except KernError: return False
     items = [read_symbol(s) for s in kern.split("\n")[1:-2]]
-    clef, rests = "G2", 0
+    clef = "G2"
     for s in items:
         if isinstance(s, str): clef = s[5:] if s.startswith("*clef") else clef
         elif not s.is_rest and not -8 <= step(s.pitch) - _BOTTOM[clef] <= 16: return False
@@ -287,12 +287,11 @@ def build_corpus(
     names = [tunes[f][0] for f in _families(tunes)]
     return {"excerpts": [[k, t[0], _split_of(name)] for t, name in zip(tunes, names) for k in t[2]], "failed": failed}
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #7943b8c8
+# %% ../../nbs/1_scores/06_corpora.ipynb #b8d2032f
 _VERSION = 1  # of the cutting: another number makes the cache anew
 
 @lru_cache(maxsize=1)
 def _corpus():
-    import verovio
     from importlib.metadata import version
     path = cache_dir() / f"corpus-{_VERSION}-{version('verovio')}-{version('music21')}.json.gz"
     if not path.exists(): write_atomic(path, gzip.compress(json.dumps(build_corpus()).encode(), mtime=0))
@@ -580,7 +579,7 @@ def wear(
     if rng.random() < .15: out = np.where(out < rng.uniform(150, 215), 0, 255)
     return np.clip(out, 0, 255).astype(np.uint8)
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #10a6cc10
+# %% ../../nbs/1_scores/06_corpora.ipynb #5ac14499
 def training_sample(
     seed: int,  # of the whole training
     index: int,  # number of the sample
@@ -589,7 +588,8 @@ def training_sample(
     for attempt_ in itertools.count():
         rng = random.Random(f"{seed} {index} {attempt_}")
         kern, style = _training_kern(rng), random_style(rng)
-        image = engrave(kern, style)
+        try: image = engrave(kern, style)
+        except InputError: continue
         if (staff := find_staff(image, style.space)) is None: continue
         strip = normalize(image, staff, jitter=(rng.gauss(1, .03), rng.gauss(0, .8)))
         return wear(strip, rng), Written().encode(kern)
