@@ -131,7 +131,7 @@ class Row:
     experiment:str = "" # whose record holds our value
     key:str = "" # under which key
 
-# %% ../nbs/90_results.ipynb #16bea808
+# %% ../nbs/90_results.ipynb #99b784f2
 _own, _unseen = "CRNN light, shipped weights", "embedded corpus, unseen tunes"
 _five, _sixth = f"{_unseen}, five fonts", f"{_unseen}, sixth condition"
 
@@ -141,7 +141,7 @@ STAVES = [Row(_own, _five, "SER", experiment="staves", key="ser"),
     Row(_own, _sixth, "SER", experiment="staves", key="sixth_ser"),
     Row(_own, _sixth, "sequence error", experiment="staves", key="sixth_sequence_error"),
     Row(_own, _sixth, "CER", experiment="staves", key="sixth_cer"),
-    Row("CRNN light, trained within this run", _five, "SER", experiment="staves", key="trained_ser"),
+    Row("CRNN light, trained within this run (smoke: 500 steps of 4 staves)", _five, "SER", experiment="staves", key="trained_ser"),
     Row("CRNN, Camera-PrIMuS settings", "PrIMuS, semantic", "sequence error / SER", experiment="staves", key="primus_ser")]
 
 SPEED = [Row("`omr read`, one staff, file to MIDI, warm", "one thread", "median time", experiment="speed", key="read_1"),
@@ -349,7 +349,7 @@ def check_used(
         if name not in used or used[name] != value:
             raise InputError(f"was given {name}={value!r} but used {used.get(name)!r}", where=where, hint="look for a lost tag 'parameters' or a later assignment")
 
-# %% ../nbs/90_results.ipynb #f5917b8c
+# %% ../nbs/90_results.ipynb #59fd0c58
 def execute(
     path, # experiment notebook
     parameters:dict, # what it is given
@@ -360,7 +360,7 @@ def execute(
 
     partial.parent.mkdir(parents=True, exist_ok=True)
     return execute_notebook(str(path), str(partial), parameters, kernel_name="python3", cwd=str(root()), start_timeout=120,
-                            progress_bar=dict(desc=experiment_name(path), leave=False), extra_arguments=["--log-level=40"])
+                            progress_bar=dict(desc=experiment_name(path), leave=False), extra_arguments=["--log-level=50"])
 
 # %% ../nbs/90_results.ipynb #c6b8d93f
 def stamp(
