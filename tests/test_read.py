@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from omr.scores.corpora import melody
 from omr.scores.encodings import canonical
 from omr.scores.engraving import Style, engrave
+from omr.scores.melodies import melody
 
 BAD = {"empty": "the file is empty", "cut": "cut off", "text": "not an image", "none": "no such file",
        "pixel": "no staff found", "photo": "no staff found", "letter": "no"}

@@ -79,7 +79,7 @@ def load_reader(
     from omr.reading.crnn import load_crnn, weights_folder
     return load_crnn(weights_folder(model))
 
-# %% ../../nbs/2_reading/14_reader.ipynb #d749059e
+# %% ../../nbs/2_reading/14_reader.ipynb #318edb30
 SURE = 0.5  # below this confidence a reading is no tune but a guess
 
 def read(
@@ -88,7 +88,7 @@ def read(
 ) -> Reading:
     "Read one staff. Raises `InputError` if there is no staff, or no music that can be read."
     from omr.reading.crnn import read_strips
-    from omr.scores.corpora import find_staff, normalize
+    from omr.scores.strips import find_staff, normalize
     where, network = (image if isinstance(image, (str, Path)) else None), load_reader(model)
     pixels = load_image(image) if where is not None else np.asarray(image, np.uint8)
     if (staff := find_staff(pixels)) is None: raise InputError("no staff found, so this is not read as music", where=where, hint="give an upright image of one staff with its five lines")
