@@ -38,18 +38,29 @@ def rate(
     "Warm-up, plateau, linear decay."
     return max(0.0, min(1.0, (step + 1) / max(t.warmup, 1), (t.steps - step) / max(t.decay, 1)))
 
-# %% ../nbs/2_reading/08_training.ipynb #33ea77e9
+# %% ../nbs/2_reading/08_training.ipynb #e612846e
 _FREE = {"steps", "save_every", "log_every", "evaluate_every"}  # may differ when a run goes on
 
-def save_checkpoint(path, model, optimizer, step, training):
+def save_checkpoint(
+    path: str | Path,  # of the checkpoint
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,  # steps done
+    training: Training,
+):
     "Write the whole state of a run, atomically."
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rng": torch.get_rng_state(), "training": asdict(training)}, buffer)
     write_atomic(path, buffer.getvalue())
 
-# %% ../nbs/2_reading/08_training.ipynb #863d0cef
-def load_checkpoint(path, model, optimizer, training):
-    "Restore a run; returns its step. Raises `InputError` naming a setting that differs."
+# %% ../nbs/2_reading/08_training.ipynb #5791b36d
+def load_checkpoint(
+    path: str | Path,  # of the checkpoint
+    model: torch.nn.Module,  # restored in place
+    optimizer: torch.optim.Optimizer,  # restored in place
+    training: Training,  # must agree with the checkpoint's
+) -> int:  # steps done
+    "Restore a run. Raises `InputError` naming a setting that differs."
     state = torch.load(path, weights_only=True)
     for name, old in state["training"].items():
         if name not in _FREE and old != getattr(training, name):

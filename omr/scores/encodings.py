@@ -150,25 +150,38 @@ def canonical(
     "One spelling for each staff: what two prints share is equal, and nothing else is kept. Idempotent."
     return join_symbols(symbols(text))
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #5ebe899d
+# %% ../../nbs/1_scores/02_encodings.ipynb #0f043bbe
 class StaffState:
     "What a player keeps in mind while reading: key, accidentals of this measure, an open tie, the length of a measure."
     def __init__(self): self.key, self.measure, self.tied, self.bar = {}, {}, None, Fraction(4)
 
-    def see(self, symbol):
+    def see(self,
+        symbol: str,  # barline, key, metre or another interpretation
+    ):
         "Take in a barline, key or metre."
         if symbol.startswith("="): self.measure = {}
         elif m := _METRE.fullmatch(symbol): self.bar = Fraction(4 * int(m[1]), int(m[2]))
         elif m := _KEY.fullmatch(symbol): self.key, self.measure = {m[1][i]: m[1][i + 1] for i in range(0, len(m[1]), 2)}, {}
 
-    def expected(self, pitch):
+    def expected(self,
+        pitch: str,  # kern letters
+    ) -> str | None:
         "The alteration in force without a sign; None where a print always shows one."
         if self.tied and self.tied[0] == pitch: return self.tied[1]
         return self.measure.get(pitch, self.in_key(pitch))
 
-    def in_key(self, pitch): return self.key.get(pitch[0].lower(), "")
+    def in_key(self,
+        pitch: str,  # kern letters
+    ) -> str:
+        "The alteration by the key signature."
+        return self.key.get(pitch[0].lower(), "")
 
-    def play(self, pitch, accid, opens_tie, grace=False):
+    def play(self,
+        pitch: str,  # kern letters
+        accid: str,  # sounding alteration
+        opens_tie: bool,  # tied to the next note
+        grace: bool = False,
+    ):
         "Remember a note that was read; after a tied-over or grace note with a foreign accidental the next one is doubtful."
         tied = self.tied and self.tied[0] == pitch
         if not tied and not grace: self.measure[pitch] = accid
@@ -293,7 +306,7 @@ def recip_of(length):
     "The kern duration of a rest that fills a measure of so many quarters."
     return _LENGTHS.get(length) or f"{(length / 4).denominator}%{(length / 4).numerator}"
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #eea5fb72
+# %% ../../nbs/1_scores/02_encodings.ipynb #26c9bfeb
 class Vocabulary:
     "Tokens and their numbers, in a fixed order."
     def __init__(self,
@@ -317,6 +330,14 @@ class Vocabulary:
     ) -> list[str]:  # their tokens
         "Tokens of numbers."
         return [self.tokens[i] for i in ids]
-    def save(self, path): write_atomic(path, json.dumps(self.tokens))  # path: a JSON file
+    def save(self,
+        path: str | Path,  # a JSON file
+    ):
+        "Write the tokens in their order."
+        write_atomic(path, json.dumps(self.tokens))
     @classmethod
-    def load(cls, path): return cls(json.loads(Path(path).read_text()))  # path: a JSON file
+    def load(cls,
+        path: str | Path,  # written by `save`
+    ) -> Vocabulary:
+        "Read a vocabulary."
+        return cls(json.loads(Path(path).read_text()))
