@@ -151,7 +151,7 @@ def make_parser(
     parser.add_argument("--config", metavar="FILE.yaml", help="flags from a file; those on the command line win")
     return parser
 
-# %% ../nbs/91_cli.ipynb #958a0178
+# %% ../nbs/91_cli.ipynb #18f81e99
 def same_dashes(
     words:list, # of a command line
 )->list: # with `_` in the names of flags
@@ -159,7 +159,8 @@ def same_dashes(
     def f(o):
         name, equals, value = o[2:].partition("=")
         return f"--{name.replace('-', '_')}{equals}{value}" if o.startswith("--") and name else o
-    return [f(o) for o in words]
+    end = words.index("--") if "--" in words else len(words)   # what follows is no flag
+    return [f(o) for o in words[:end]]+words[end:]
 
 # %% ../nbs/91_cli.ipynb #461d4451
 def config_words(
@@ -221,7 +222,7 @@ def call(
     result = function(**parse(function, f"omr {name}", rest))
     return result if type(result) is int else 0
 
-# %% ../nbs/91_cli.ipynb #caf8fc1a
+# %% ../nbs/91_cli.ipynb #a10972c4
 def closed_pipe()->int: # exit code
     "The reader of our output is gone (`omr results | head`): say no more, also not at exit."
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -231,6 +232,8 @@ def main(
     words:list=None, # default: the command line
 )->int: # exit code
     "The command `omr`."
+    import warnings
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try: return call(sys.argv[1:] if words is None else words)
     except InputError as e: print(e, file=sys.stderr)
     except KeyboardInterrupt: return 130

@@ -42,8 +42,8 @@ def commit()->str|None: # twelve digits, `-dirty` when tracked files differ; `No
     except OSError: return None
     return ran.stdout.strip() or None
 
-# %% ../nbs/90_results.ipynb #582a0632
-PACKAGES = "torch accelerate verovio music21 numpy resvg_py symusic".split()
+# %% ../nbs/90_results.ipynb #cca051d7
+PACKAGES = "torch accelerate verovio music21 numpy resvg_py pillow".split()
 
 def versions(
     packages=PACKAGES, # names of distributions
@@ -313,13 +313,13 @@ def package_files()->list: # of paths
     folder = Path(omr.__file__).parent
     return sorted(o for o in folder.rglob("*") if o.is_file() and "__pycache__" not in o.parts and not o.name.startswith("."))
 
-# %% ../nbs/90_results.ipynb #65b2ecc9
+# %% ../nbs/90_results.ipynb #216b760f
 def run_fingerprint(
     path, # experiment notebook
     parameters:dict, # what it is given
 )->str: # 16 hexadecimal digits
     "A hash of all that a run is made from."
-    return fingerprint([json.dumps(code(read_json(path))), json.dumps(parameters, sort_keys=True), *(o.read_bytes() for o in package_files())])
+    return fingerprint([json.dumps(code(read_json(path))), json.dumps(parameters, sort_keys=True), json.dumps(versions()), *(o.read_bytes() for o in package_files())])
 
 # %% ../nbs/90_results.ipynb #76e0991b
 def executed_path(

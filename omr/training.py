@@ -14,7 +14,7 @@ from .core import InputError, write_atomic
 # %% auto #0
 __all__ = ['Training', 'rate', 'save_checkpoint', 'load_checkpoint', 'fit']
 
-# %% ../nbs/2_reading/08_training.ipynb #34f891a9
+# %% ../nbs/2_reading/08_training.ipynb #8a5efc19
 @dataclass
 class Training:
     "Settings of a run."
@@ -29,6 +29,7 @@ class Training:
     save_every: int = 500  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
     evaluate_every: int = 1000  # steps between evaluations
+    data: str = ""  # what is trained on what, in words: a run goes on with the same only
 
 # %% ../nbs/2_reading/08_training.ipynb #2a5354f7
 def rate(
@@ -53,7 +54,7 @@ def save_checkpoint(
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rng": torch.get_rng_state(), "training": asdict(training)}, buffer)
     write_atomic(path, buffer.getvalue())
 
-# %% ../nbs/2_reading/08_training.ipynb #5791b36d
+# %% ../nbs/2_reading/08_training.ipynb #558ecc59
 def load_checkpoint(
     path: str | Path,  # of the checkpoint
     model: torch.nn.Module,  # restored in place
@@ -61,7 +62,7 @@ def load_checkpoint(
     training: Training,  # must agree with the checkpoint's
 ) -> int:  # steps done
     "Restore a run. Raises `InputError` naming a setting that differs."
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     for name, old in state["training"].items():
         if name not in _FREE and old != getattr(training, name):
             raise InputError(f"this run was started with {name} = {old}, not {getattr(training, name)}", where=path, hint="use the same settings or another folder")

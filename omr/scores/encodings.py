@@ -241,12 +241,13 @@ class Written:
         "The kern text of these tokens. A network writes what it likes: 'skip' and `skipped` say what did not fit."
         return join_symbols(_Decoder(tokens, errors, skipped if skipped is not None else []).run())
 
-# %% ../../nbs/1_scores/02_encodings.ipynb #45673532
+# %% ../../nbs/1_scores/02_encodings.ipynb #0ef693e6
 _RECIP = re.compile(r"\d+(?:%\d+)?\.*q?")
 
 class _Decoder:
     def __init__(self, tokens, errors, skipped):
         self.tokens, self.errors, self.skipped, self.staff, self.out, self.i = list(tokens), errors, skipped, StaffState(), [], 0
+        self.tie_at = 0  # position of the tie that is open
 
     def run(self):
         while self.i < len(self.tokens): self.step(self.tokens[self.i])
@@ -259,8 +260,7 @@ class _Decoder:
         if (token := self.peek()) and token in wanted: self.i += 1; return token
         return ""
 
-    def skip(self, why):
-        i = min(self.i, len(self.tokens) - 1)
+    def skip(self, why, i):
         if self.errors == "strict": raise KernError(f"{why} at token {i}: {self.tokens[i]!r}", None, self.tokens[i])
         self.skipped.append((i, self.tokens[i]))
 
@@ -272,7 +272,7 @@ class _Decoder:
         elif _RECIP.fullmatch(token) and self.take("r"): self.add_rest(token)
         elif _RECIP.fullmatch(token) and self.peek() in _PITCHES: self.add_note(token)
         else:
-            self.i -= 1; self.skip("out of place"); self.i += 1
+            self.skip("out of place", self.i - 1)
 
     def add_rest(self, recip):
         self.close_tie(None)
@@ -285,6 +285,7 @@ class _Decoder:
         if expected is None: expected = self.staff.in_key(pitch)
         accid = {"n": ""}.get(sign := self.take("n", "#", "-", "##", "--"), sign) if self.peek() in _SIGNS else expected
         fermata, opens = bool(self.take(";")), bool(self.take("_"))
+        if opens: self.tie_at = self.i - 1
         self.staff.play(pitch, accid, opens, recip.endswith("q"))
         tie = {(0, 0): "", (0, 1): "[", (1, 1): "_", (1, 0): "]"}[tied, opens]
         self.out.append(Note(recip.rstrip("q"), pitch, accid, tie, recip.endswith("q"), fermata))
@@ -292,7 +293,7 @@ class _Decoder:
     def close_tie(self, pitch):
         "A tie that leads nowhere is taken off the note that opened it."
         if self.staff.tied is None or self.staff.tied[0] == pitch: return
-        self.skip(f"a tie from {self.staff.tied[0]} that leads to no such note")
+        self.skip(f"a tie from {self.staff.tied[0]} that leads to no such note", self.tie_at)
         last = max(i for i, s in enumerate(self.out) if isinstance(s, Note))
         note = self.out[last]
         self.out[last] = Note(note.recip, note.pitch, note.accid, "]" if note.tie == "_" else "", note.grace, note.fermata)

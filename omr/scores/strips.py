@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['SPACE', 'HEIGHT', 'StaffLines', 'find_staff', 'normalize', 'wear', 'pad_strips']
+__all__ = ['SPACE', 'HEIGHT', 'StaffLines', 'find_staff', 'normalize', 'other_staff', 'wear', 'pad_strips']
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #46a36088
 SPACE, HEIGHT = 5, 64  # px between staff lines, px of the strip that a network sees
@@ -111,7 +111,17 @@ def _sample_rows(image, rows, paper):
     take = lambda r: np.take_along_axis(padded, np.clip(r + 1, 0, len(padded) - 1), 0)
     return take(low) * (1 - weight) + take(low + 1) * weight
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #09011f57
+# %% ../../nbs/1_scores/05c_strips.ipynb #965234c5
+def other_staff(
+    image: np.ndarray,  # uint8 (H, W), 0 = ink
+    staff: StaffLines,  # the one that was found
+) -> StaffLines | None:  # another one of the same size
+    "A second staff in the image."
+    middle = np.interp(np.arange(image.shape[1]), staff.xs, staff.ys)
+    near = np.abs(np.arange(len(image))[:, None] - middle) < 3.5 * staff.space
+    return find_staff(np.where(near, np.uint8(np.percentile(image[::2, ::2], 90)), image), staff.space)
+
+# %% ../../nbs/1_scores/05c_strips.ipynb #4942d5d2
 def wear(
     strip: np.ndarray,  # uint8 (H, W), 0 = ink
     rng: random.Random,
@@ -128,7 +138,7 @@ def wear(
     if rng.random() < .15: out = np.where(out < rng.uniform(150, 215), 0, 255)
     return np.clip(out, 0, 255).astype(np.uint8)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #4dd084a0
+# %% ../../nbs/1_scores/05c_strips.ipynb #1f1aa017
 def pad_strips(
     strips: list[np.ndarray],  # uint8 (H, W) each
 ) -> tuple[np.ndarray, np.ndarray]:  # uint8 (B, H, W) with 255 as padding, int64 (B,) widths

@@ -218,10 +218,14 @@ def _read_tune(source):
 
 def _words(title): return " ".join(sorted(set(re.findall(r"[a-z]+", title.lower())) - {"the", "a", "of", "jig", "reel", "hornpipe"}))
 
-# %% ../../nbs/1_scores/05b_tunes.ipynb #2a7324bb
+# %% ../../nbs/1_scores/05b_tunes.ipynb #b2e05d8b
 def _ngrams(measures, n=16):
-    "Hashes of every run of `n` notes, the same in every key."
-    notes = [s for m in measures if m for s in m["items"] if isinstance(s, Note) and not s.is_rest and not s.grace]
+    "Hashes of every run of `n` steps in a staff."
+    return _runs([s for m in measures if m for s in m["items"]], n)
+
+def _runs(items, n=16):
+    "Hashes of every run of `n` steps from note to note, the same in every key."
+    notes = [s for s in items if isinstance(s, Note) and not s.is_rest and not s.grace]
     steps = [(b.midi - a.midi, str(b.quarters / a.quarters)) for a, b in zip(notes, notes[1:])]
     return {hashlib.md5(repr(steps[i:i + n]).encode()).hexdigest()[:10] for i in range(len(steps) - n + 1)}
 
@@ -236,7 +240,7 @@ def _families(tunes):
         for key in [title, *grams]: parent[find(i)] = find(seen.setdefault(key, i))
     return [find(i) for i in range(len(tunes))]
 
-# %% ../../nbs/1_scores/05b_tunes.ipynb #0a890645
+# %% ../../nbs/1_scores/05b_tunes.ipynb #99a1f5bf
 def _split_of(family_name):
     "80 / 10 / 10 by the hash of the family's first tune: stable when tunes are added."
     return (["train"] * 8 + ["validation", "test"])[int(hashlib.md5(family_name.encode()).hexdigest(), 16) % 10]
@@ -245,8 +249,10 @@ def build_corpus(
     workers: int | None = None,  # processes; None for one a core
 ) -> dict:  # 'excerpts': [[kern, tune, split], ...], 'failed': [[tune, why], ...]
     "Read and cut every tune. Takes about a minute on one core."
+    from tqdm.auto import tqdm
     sources, tunes, failed = list(_sources()), [], []
-    for source, result in zip(sources, survive(_read_tune, sources, workers)):
+    results = tqdm(survive(_read_tune, sources, workers), total=len(sources), desc="reading tunes, once", leave=False)
+    for source, result in zip(sources, results):
         if isinstance(result, Failure): failed.append([source[0], result.why])
         else: tunes.append(result)
     names = [tunes[f][0] for f in _families(tunes)]
