@@ -3,6 +3,7 @@
 # make test        the whole suite
 # make lab         JupyterLab at the tour
 # make hooks       for contributors: checks before each commit
+# make first-midi  how long from a clone to the first MIDI, measured
 # make clean       removes what runs leave; keeps .venv, results/ and figures/
 
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip
 # The exact versions exist for Python 3.11 and later; under 3.10 pip chooses within the bounds in settings.ini.
 PINS = $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 
-.PHONY: install reproduce test lab hooks clean
+.PHONY: install reproduce test lab hooks first-midi clean
 
 install: $(STAMP)
 
@@ -38,6 +39,9 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs/00_tour.ipynb
+
+first-midi: $(STAMP)
+	$(BIN)/python tests/first_midi.py
 
 hooks: $(STAMP)
 	sh tests/hooks.sh $(VENV)

@@ -131,7 +131,7 @@ class Row:
     experiment:str = "" # whose record holds our value
     key:str = "" # under which key
 
-# %% ../nbs/90_results.ipynb #99b784f2
+# %% ../nbs/90_results.ipynb #009606d6
 _own, _unseen = "CRNN light, shipped weights", "embedded corpus, unseen tunes"
 _five, _sixth = f"{_unseen}, five fonts", f"{_unseen}, sixth condition"
 
@@ -152,7 +152,8 @@ SPEED = [Row("`omr read`, one staff, file to MIDI, warm", "one thread", "median 
     Row("engraving", "2 workers", "staves a second", experiment="speed", key="engrave_2"),
     Row("`import omr`", "new process", "median time", experiment="speed", key="import"),
     Row("`omr --help`", "new process", "median time", experiment="speed", key="help"),
-    Row("reading one staff", "one process", "peak memory", experiment="speed", key="memory")]
+    Row("reading one staff", "one process", "peak memory", experiment="speed", key="memory"),
+    Row("clone, install, first MIDI", "packages in the local cache", "time", experiment="first_midi", key="first_midi")]
 
 # %% ../nbs/90_results.ipynb #7796f2bd
 PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 % [V]"),
