@@ -15,21 +15,21 @@ from ..scores import notation
 from ..scores.encodings import Note, Written, read_symbol, symbols
 
 # %% auto #0
-__all__ = ['SURE', 'WRITERS', 'load_image', 'Reading', 'load_reader', 'read', 'read_files']
+__all__ = ['SURE', 'WRITERS', 'load_image', 'as_grey', 'Reading', 'load_reader', 'read', 'read_files']
 
-# %% ../../nbs/2_reading/14_reader.ipynb #a63ba27d
+# %% ../../nbs/2_reading/14_reader.ipynb #d31c4c03
 def load_image(
     path: str | Path,  # PNG, JPEG, TIFF, WebP ...
 ) -> np.ndarray:  # uint8 (H, W), 0 = ink, 255 = paper
     "A grey image. Raises `InputError` for what is missing, empty, cut off, too large or no image."
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
     path = Path(path)
     if not path.is_file(): raise InputError("no such file", where=path)
     if not path.stat().st_size: raise InputError("the file is empty", where=path)
     try:
         with Image.open(path) as image:
             image.load()
-            return _grey(image)
+            return _grey(ImageOps.exif_transpose(image))
     except UnidentifiedImageError: raise InputError("not an image", where=path, hint="give a PNG, JPEG or TIFF") from None
     except Image.DecompressionBombError: raise InputError("too large", where=path, hint="give an image below 180 megapixels") from None
     except (OSError, SyntaxError, ValueError) as e: raise InputError(f"damaged or cut off ({e})", where=path, hint="save or copy it again") from None
@@ -46,7 +46,19 @@ def _grey(image):
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.asarray(image.convert("L"))
 
-# %% ../../nbs/2_reading/14_reader.ipynb #c196c93e
+# %% ../../nbs/2_reading/14_reader.ipynb #78a6dfe5
+def as_grey(
+    image,  # array (H, W), (H, W, 3) or (H, W, 4), uint8 or floats from 0 to 1, or a PIL image
+) -> np.ndarray:  # uint8 (H, W), 0 = ink, 255 = paper
+    "Whatever a program holds, as grey pixels."
+    from PIL import Image
+    if isinstance(image, Image.Image): return _grey(image)
+    array = np.asarray(image)
+    if array.dtype.kind == "f": array = np.clip(array, 0, 1) * 255
+    if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (3,), (4,)): raise InputError(f"an array of shape {array.shape} is no image", hint="give (H, W) or (H, W, 3)")
+    return _grey(Image.fromarray(array.astype(np.uint8)))
+
+# %% ../../nbs/2_reading/14_reader.ipynb #e6ad2779
 @dataclass
 class Reading:
     "What was read on one staff."
@@ -70,7 +82,7 @@ class Reading:
         marks = "".join("|" if s.startswith("=") else "" if s.startswith("*") else "n" for s in symbols(self.kern))
         return sum("n" in m for m in marks.split("|"))
 
-# %% ../../nbs/2_reading/14_reader.ipynb #30f83674
+# %% ../../nbs/2_reading/14_reader.ipynb #53ff3cbb
 @lru_cache(maxsize=2)
 def load_reader(
     model: str = "crnn",  # name of shipped weights, or a folder with weights
@@ -79,19 +91,20 @@ def load_reader(
     from omr.reading.crnn import load_crnn, weights_folder
     return load_crnn(weights_folder(model))
 
-# %% ../../nbs/2_reading/14_reader.ipynb #318edb30
+# %% ../../nbs/2_reading/14_reader.ipynb #5fc6a66d
 SURE = 0.5  # below this confidence a reading is no tune but a guess
 
 def read(
-    image: np.ndarray | str | Path,  # uint8 (H, W), 0 = ink; or a file
+    image: np.ndarray | str | Path,  # a file, a PIL image, or an array: (H, W) or (H, W, 3), uint8, or floats from 0 (ink) to 1
     model: str = "crnn",  # name of shipped weights, or a folder with weights
 ) -> Reading:
     "Read one staff. Raises `InputError` if there is no staff, or no music that can be read."
     from omr.reading.crnn import read_strips
-    from omr.scores.strips import find_staff, normalize
+    from omr.scores.strips import find_staff, normalize, other_staff
     where, network = (image if isinstance(image, (str, Path)) else None), load_reader(model)
-    pixels = load_image(image) if where is not None else np.asarray(image, np.uint8)
+    pixels = load_image(image) if where is not None else as_grey(image)
     if (staff := find_staff(pixels)) is None: raise InputError("no staff found, so this is not read as music", where=where, hint="give an upright image of one staff with its five lines")
+    if other_staff(pixels, staff): raise InputError("more than one staff", where=where, hint="cut the image into single staves")
     strip = normalize(pixels, staff, network.height)
     found, skipped = read_strips(network, [strip])[0], []
     kern = Written().decode(found.tokens, errors="skip", skipped=skipped)
@@ -100,7 +113,7 @@ def read(
     if reading.confidence < SURE or not reading.notes: raise InputError(f"no music that can be read (confidence {reading.confidence:.2f}, {reading.notes} notes)", where=where, hint="give a sharper or larger image of one staff")
     return reading
 
-# %% ../../nbs/2_reading/14_reader.ipynb #fac9e416
+# %% ../../nbs/2_reading/14_reader.ipynb #979e5ce3
 WRITERS = {"midi": (".mid", notation.kern_to_midi), "musicxml": (".musicxml", notation.kern_to_musicxml), "kern": (".krn", str),
            "mei": (".mei", notation.kern_to_mei), "svg": (".svg", notation.kern_to_svg), "semantic": (".semantic", notation.kern_to_semantic)}
 
@@ -110,18 +123,21 @@ def _formats(to):
         raise InputError(f"no format {unknown[0]!r}", where="--to", hint=f"choose among {', '.join(WRITERS)}")
     return names
 
-# %% ../../nbs/2_reading/14_reader.ipynb #ba2e4507
+# %% ../../nbs/2_reading/14_reader.ipynb #b8e68934
 def _write_all(reading, stem, formats):
-    "Write the reading in each format; returns the file names and the warnings of the writers."
-    written = []
+    "Write the reading in each format it can be said in; returns the file names and the warnings of the writers."
+    written, unsaid = [], []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in formats:
             ending, writer = WRITERS[name]
-            written.append(write_atomic(stem.with_name(stem.name + ending), writer(reading.kern)).name)
+            try: content = writer(reading.kern)
+            except InputError as e: unsaid.append(f"not written as {name}: {e}"); continue
+            written.append(write_atomic(stem.with_name(stem.name + ending), content).name)
+    if unsaid: raise InputError("; ".join(unsaid + [f"written: {', '.join(written) or 'nothing'}"]), where=stem)
     return written, [str(w.message) for w in caught]
 
-# %% ../../nbs/2_reading/14_reader.ipynb #68409bd3
+# %% ../../nbs/2_reading/14_reader.ipynb #5cf19978
 def _line(path, reading, written, warned):
     "One line about one file."
     extra = [f"{len(reading.skipped)} signs made no sense and were left out"] * bool(reading.skipped) + warned
@@ -134,7 +150,7 @@ def _stems(images, output_dir):
         if n > 1: raise InputError(f"{n} inputs would be written to this name", where=stem, hint="rename one, or read them into different folders with -o")
     return stems
 
-# %% ../../nbs/2_reading/14_reader.ipynb #543b8f05
+# %% ../../nbs/2_reading/14_reader.ipynb #3519fb2b
 def read_files(
     images: list[str],  # image files of one staff each
     output_dir: str | None = None,  # folder of the output; default: beside each input
