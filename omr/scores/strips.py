@@ -50,7 +50,20 @@ def _profiles(dark, count):
     edges = np.linspace(0, dark.shape[1], count + 1).astype(int)
     return np.add.reduceat(dark, edges[:-1], axis=1).T / np.diff(edges)[:, None], (edges[:-1] + edges[1:] - 1) / 2
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #93da2da9
+# %% ../../nbs/1_scores/05c_strips.ipynb #b048e9ad
+def _vote(
+    table,  # (K, S, 2 H) scores of `_comb`
+    xs,  # (K,) centres of the strips, px
+    slopes,  # (G,) px down for each px to the right
+):
+    "(S, G, 2 H): mean score of the strips along a line of that slope, which passes the middle strip at that height."
+    shifts = np.rint(2 * slopes[:, None] * (xs - xs.mean())).astype(int)  # (G, K)
+    reach = int(np.abs(shifts).max())
+    padded = np.pad(table, ((0, 0), (0, 0), (reach, reach)))
+    ys = np.arange(table.shape[2]) + reach
+    return np.stack([np.mean([padded[k][:, ys + shift] for k, shift in enumerate(row)], 0) for row in shifts], 1)
+
+# %% ../../nbs/1_scores/05c_strips.ipynb #f0309f1e
 def find_staff(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     space: float | None = None,  # px between two lines if it is known to some 5 %
@@ -61,10 +74,10 @@ def find_staff(
     dark = _darkness(image)
     if space is None:
         spaces = _SPACES[_SPACES * 4 < len(dark)]
-        scores = _comb(_profiles(dark, min(6, dark.shape[1]))[0], spaces).max(2)
-        space = spaces[np.argmax(np.sort(scores, 0)[-4:].mean(0))]
-    profiles, xs = _profiles(dark, int(np.clip(dark.shape[1] // 40, 1, 24)))
-    return _trace(profiles, xs, np.linspace(.95, 1.05, 11) * space)
+        profiles, xs = _profiles(dark, min(8, dark.shape[1]))
+        votes = _vote(_comb(profiles, spaces), xs, np.linspace(-.06, .06, 13)).max((1, 2))
+        space = spaces[np.argmax(votes * (1 - .06 * np.log2(spaces / spaces[0])))]  # in doubt the smaller: beams can look like a huge staff
+    return _trace(*_profiles(dark, int(np.clip(dark.shape[1] // 40, 1, 24))), np.linspace(.95, 1.05, 11) * space)
 
 def _shrunk(image, by):
     "Look for a large staff in a smaller image."
@@ -72,21 +85,23 @@ def _shrunk(image, by):
     staff = find_staff(np.asarray(Image.fromarray(image).reduce(by)))
     return staff and StaffLines(staff.space * by, staff.xs * by, staff.ys * by, staff.contrast)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #dc42c41d
+# %% ../../nbs/1_scores/05c_strips.ipynb #bef079a3
 def _trace(profiles, xs, spaces):
-    "The middle line from strip to strip; strips without a staff (margins) follow their neighbours."
-    table = _comb(profiles, spaces)
-    best = np.argmax(np.median(table.max(2), 0))
-    score, y = table[:, best].max(1), table[:, best].argmax(1) / 2 - .25
+    "The voted line, then each strip on its own within half a staff space of it; strips without a staff (margins) follow their neighbours."
+    table, slopes = _comb(profiles, spaces), np.linspace(-.06, .06, 49)
+    votes = _vote(table, xs, slopes)
+    best, slope, y = np.unravel_index(votes.argmax(), votes.shape)
+    line = y + 2 * slopes[slope] * (xs - xs.mean())
+    near = np.abs(np.arange(table.shape[2]) - line[:, None]) <= spaces[best]
+    near = np.where(near, table[:, best], -1)
+    score, y = near.max(1), near.argmax(1) / 2 - .25
     good = score > .25
-    if not good.any(): return None
-    good &= np.abs(y - np.median(y[good])) < max(2 * spaces[best], .06 * xs[-1])
     if good.mean() < .35: return None
     return StaffLines(float(spaces[best]), xs, np.interp(xs, xs[good], _smooth(y[good])), float(np.median(score[good])))
 
 def _smooth(y): return np.array([np.median(y[max(0, i - 1):i + 2]) for i in range(len(y))])
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #d56025d4
+# %% ../../nbs/1_scores/05c_strips.ipynb #5d18bb57
 def normalize(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     staff: StaffLines,  # from `find_staff`
@@ -103,7 +118,7 @@ def normalize(
     paper, ink = np.percentile(small[::2, ::2], [90, .5])
     return np.clip((_sample_rows(small, rows, paper) - ink) * (255 / max(paper - ink, 30)), 0, 255).astype(np.uint8)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #fd05295b
+# %% ../../nbs/1_scores/05c_strips.ipynb #0be2133d
 def _sample_rows(image, rows, paper):
     "Linear interpolation in each column at the given heights; paper outside."
     low = np.floor(rows).astype(int)
@@ -111,7 +126,7 @@ def _sample_rows(image, rows, paper):
     take = lambda r: np.take_along_axis(padded, np.clip(r + 1, 0, len(padded) - 1), 0)
     return take(low) * (1 - weight) + take(low + 1) * weight
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #965234c5
+# %% ../../nbs/1_scores/05c_strips.ipynb #c35ca366
 def other_staff(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     staff: StaffLines,  # the one that was found
@@ -121,7 +136,7 @@ def other_staff(
     near = np.abs(np.arange(len(image))[:, None] - middle) < 3.5 * staff.space
     return find_staff(np.where(near, np.uint8(np.percentile(image[::2, ::2], 90)), image), staff.space)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #4942d5d2
+# %% ../../nbs/1_scores/05c_strips.ipynb #a0a008c4
 def wear(
     strip: np.ndarray,  # uint8 (H, W), 0 = ink
     rng: random.Random,
@@ -138,7 +153,7 @@ def wear(
     if rng.random() < .15: out = np.where(out < rng.uniform(150, 215), 0, 255)
     return np.clip(out, 0, 255).astype(np.uint8)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #1f1aa017
+# %% ../../nbs/1_scores/05c_strips.ipynb #8b8a1cfa
 def pad_strips(
     strips: list[np.ndarray],  # uint8 (H, W) each
 ) -> tuple[np.ndarray, np.ndarray]:  # uint8 (B, H, W) with 255 as padding, int64 (B,) widths
