@@ -11,9 +11,9 @@ import numpy as np
 # %% auto #0
 __all__ = ['SPACE', 'HEIGHT', 'StaffLines', 'find_staff', 'normalize', 'other_staff', 'wear', 'pad_strips']
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #46a36088
+# %% ../../nbs/1_scores/05c_strips.ipynb #66afcba5
 SPACE, HEIGHT = 5, 64  # px between staff lines, px of the strip that a network sees
-_SPACES = np.geomspace(3, 60, 64)  # staff spaces that are looked for, px
+_SPACES = np.geomspace(3, 60, 128)  # staff spaces that are looked for, px
 
 @dataclass(frozen=True)
 class StaffLines:
