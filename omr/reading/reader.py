@@ -150,7 +150,7 @@ def _stems(images, output_dir):
         if n > 1: raise InputError(f"{n} inputs would be written to this name", where=stem, hint="rename one, or read them into different folders with -o")
     return stems
 
-# %% ../../nbs/2_reading/14_reader.ipynb #3519fb2b
+# %% ../../nbs/2_reading/14_reader.ipynb #a079ee56
 def read_files(
     images: list[str],  # image files of one staff each
     output_dir: str | None = None,  # folder of the output; default: beside each input
@@ -158,7 +158,9 @@ def read_files(
     model: str = "crnn",  # name of shipped weights, or a folder with weights
 ) -> int:  # 0, or 1 if some of several files failed
     "Read images of a staff and write what they say; one line for each."
+    import torch
     formats, stems, failed = _formats(to), _stems(images, output_dir), []
+    torch.set_num_threads(1)  # one staff is too little work to share: two threads spend more time waiting for each other
     load_reader(model)
     for path, stem in zip(images, stems):
         try:

@@ -151,7 +151,7 @@ def _read_score(path):
     except (OSError, UnicodeDecodeError) as e: raise InputError(f"cannot be read ({e})", where=path) from None
     except KernError as e: raise InputError(e.what, where=path, hint=e.hint) from None
 
-# %% ../../nbs/1_scores/06_corpora.ipynb #042cece6
+# %% ../../nbs/1_scores/06_corpora.ipynb #1fc19894
 def render_command(
     scores: list[str] | None = None,  # kern files; without any, `source` decides
     output_dir: str = "data/rendered",  # folder of the shards
@@ -166,11 +166,11 @@ def render_command(
     if shard < 1 or count < 1: raise InputError("shard and count must be at least 1")
     _same_settings(Path(output_dir) / "render.json", dict(scores=scores, source=source, seed=seed, count=count, shard=shard))
     todo, failed = _to_render(scores, source, count, seed)
-    bar = tqdm(total=len(todo), unit="staff")
-    for n, start in enumerate(range(0, len(todo), shard)):
-        path, part = Path(output_dir) / f"part-{n:05}.parquet", todo[start:start + shard]
-        if not path.exists(): failed += _render_shard(path, part, f"{seed} {n}", workers, bar)
-        bar.update(start + len(part) - bar.n)
+    with tqdm(total=len(todo), unit="staff") as bar:
+        for n, start in enumerate(range(0, len(todo), shard)):
+            path, part = Path(output_dir) / f"part-{n:05}.parquet", todo[start:start + shard]
+            if not path.exists(): failed += _render_shard(path, part, f"{seed} {n}", workers, bar)
+            bar.update(start + len(part) - bar.n)
     for name, why in failed: print(f"{name}: {why}")
     return int(bool(failed))
 

@@ -84,7 +84,7 @@ def _lean(svg):
     svg = _STYLESHEET.sub("<style>g.placeholder{visibility:hidden}</style>", svg)
     return svg.replace(" stroke-width=", ' stroke="black" stroke-width=')
 
-# %% ../../nbs/1_scores/04_engraving.ipynb #23176dd9
+# %% ../../nbs/1_scores/04_engraving.ipynb #75277d05
 LARGEST = 50_000_000  # pixels of a drawing
 
 def svg_to_image(
@@ -94,8 +94,8 @@ def svg_to_image(
     "Rasterize an SVG."
     import resvg_py
     from PIL import Image
-    size = [int(n) for n in re.findall(r'(?:width|height)="(\d+)px"', svg[:300])]
-    if np.prod(size or [0]) > LARGEST: raise InputError(f"the drawing is {size[0]} x {size[1]} px")  # a slip of the engraver; drawing it would take all memory
+    size = [float(n) for n in re.findall(r'(?:width|height)="([\d.e+]+)px"', svg[:300])]
+    if np.prod(size or [0]) > LARGEST: raise InputError(f"the drawing is {size[0]:.0f} x {size[1]:.0f} px")  # a slip of the engraver; drawing it would take all memory
     try: png = resvg_py.svg_to_bytes(svg_string=_lean(svg), background="#ffffff", skip_system_fonts=True)
     except ValueError as e: raise InputError(f"nothing to draw ({e})") from None
     return np.pad(np.asarray(Image.open(io.BytesIO(png)).convert("L")), margin, constant_values=255)

@@ -63,7 +63,7 @@ def _vote(
     ys = np.arange(table.shape[2]) + reach
     return np.stack([np.mean([padded[k][:, ys + shift] for k, shift in enumerate(row)], 0) for row in shifts], 1)
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #f0309f1e
+# %% ../../nbs/1_scores/05c_strips.ipynb #c0596496
 def find_staff(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     space: float | None = None,  # px between two lines if it is known to some 5 %
@@ -72,12 +72,16 @@ def find_staff(
     if min(image.shape) < 8: return None
     if (shrink := max(1, image.shape[0] // 480)) > 1: return _shrunk(image, shrink)
     dark = _darkness(image)
+    inked = np.flatnonzero(dark.mean(0) > .02)  # white margins would be strips without a staff
+    if len(inked) < 8: return None
+    dark = dark[:, inked[0]:inked[-1] + 1]
     if space is None:
         spaces = _SPACES[_SPACES * 4 < len(dark)]
         profiles, xs = _profiles(dark, min(8, dark.shape[1]))
         votes = _vote(_comb(profiles, spaces), xs, np.linspace(-.06, .06, 13)).max((1, 2))
         space = spaces[np.argmax(votes * (1 - .06 * np.log2(spaces / spaces[0])))]  # in doubt the smaller: beams can look like a huge staff
-    return _trace(*_profiles(dark, int(np.clip(dark.shape[1] // 40, 1, 24))), np.linspace(.95, 1.05, 11) * space)
+    profiles, xs = _profiles(dark, int(np.clip(dark.shape[1] // 40, 1, 24)))
+    return _trace(profiles, xs + inked[0], np.linspace(.95, 1.05, 11) * space)
 
 def _shrunk(image, by):
     "Look for a large staff in a smaller image."
@@ -126,15 +130,16 @@ def _sample_rows(image, rows, paper):
     take = lambda r: np.take_along_axis(padded, np.clip(r + 1, 0, len(padded) - 1), 0)
     return take(low) * (1 - weight) + take(low + 1) * weight
 
-# %% ../../nbs/1_scores/05c_strips.ipynb #c35ca366
+# %% ../../nbs/1_scores/05c_strips.ipynb #c6b96243
 def other_staff(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     staff: StaffLines,  # the one that was found
 ) -> StaffLines | None:  # another one of the same size
     "A second staff in the image."
     middle = np.interp(np.arange(image.shape[1]), staff.xs, staff.ys)
-    near = np.abs(np.arange(len(image))[:, None] - middle) < 3.5 * staff.space
-    return find_staff(np.where(near, np.uint8(np.percentile(image[::2, ::2], 90)), image), staff.space)
+    near = np.abs(np.arange(len(image))[:, None] - middle) < 5.5 * staff.space
+    other = find_staff(np.where(near, np.uint8(np.percentile(image[::2, ::2], 90)), image), staff.space)
+    return other if other and np.ptp(other.xs) > .5 * np.ptp(staff.xs) else None  # a few beams are not a staff
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #a0a008c4
 def wear(
