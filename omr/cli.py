@@ -21,9 +21,10 @@ COMMANDS = {
     "render": ("omr.scores.rendering:render_command", "scores to images of staves, systems or pages"),
     "train crnn": ("omr.reading.crnn:train_crnn", "a CRNN on staves engraved as it goes"),
     "train tromr": ("omr.reading.tromr_training:train_tromr", "a TrOMR on staves engraved as it goes, with chords and two voices"),
+    "train music-trocr": ("omr.reading.music_trocr_training:train_music_trocr", "any vision encoder and a text decoder, on systems or pages"),
     "export": ("omr.reading.export:export_model", "a CRNN to an ONNX file"),
     "evaluate": ("omr.reading.evaluation:evaluate_command", "error rates of a model on staves"),
-    "reproduce": ("omr.results:reproduce", "run the experiments and print the results table"),
+    "reproduce": ("omr.reproduce:reproduce", "run the experiments and print the results table"),
     "results": ("omr.cli:results_command", "print the results table and fill the README with it")}
 
 # %% ../nbs/91_cli.ipynb #c2ea8d15
@@ -31,7 +32,7 @@ def overview(
     under:str="", # first word of some commands
 )->str: # one line for each command
     "The help of `omr`, or of its commands that start with a word."
-    lines = [f"  {o:<12}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
+    lines = [f"  {o:<18}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
     return "\n".join(["usage: omr COMMAND ...", "", *lines, "", "omr COMMAND --help shows the flags of a command; omr --version says which version this is."])
 
 # %% ../nbs/91_cli.ipynb #72b8b09b

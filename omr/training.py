@@ -15,8 +15,18 @@ from .core import InputError, write_atomic
 from .tracking import Log, best_row, out_of_patience, send_rows, start_wandb, write_log
 
 # %% auto #0
-__all__ = ['Training', 'rate', 'seed_step', 'batch_size', 'share', 'save_checkpoint', 'load_checkpoint', 'fit', 'load_best',
-           'is_main']
+__all__ = ['within', 'Training', 'rate', 'seed_step', 'batch_size', 'share', 'save_checkpoint', 'load_checkpoint', 'fit',
+           'load_best', 'is_main']
+
+# %% ../nbs/2_reading/08_training.ipynb #62a21c38
+def within(
+    least: float,  # allowed
+    most: float = math.inf,  # allowed; infinity itself never is
+    **settings: float,  # by name
+):
+    "Raises `InputError` naming a setting that is outside, or no number."
+    for name, value in settings.items():
+        if not least <= value <= most or value == math.inf: raise InputError(f"{name} = {value}", hint=f"give a number from {least}" + f" to {most}" * (most < math.inf))
 
 # %% ../nbs/2_reading/08_training.ipynb #8a5efc19
 @dataclass
@@ -40,11 +50,12 @@ class Training:
     patience: int = 0  # evaluations without a better figure after which the run ends; 0: never
     wandb_project: str = ""  # project on Weights & Biases; '' does without
     wandb_run_name: str = ""  # name of the run there
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW: how long it remembers gradients, and their squares
 
     def __post_init__(self):
-        least = dict(steps=1, accumulate=1, save_every=1, log_every=1, evaluate_every=1, decay=0, warmup=0, patience=0, lr=0, weight_decay=0, clip=0)
-        for name, bound in least.items():
-            if not bound <= (value := getattr(self, name)) < math.inf: raise InputError(f"{name} = {value}", hint=f"give a number from {bound}")
+        within(1, **{name: getattr(self, name) for name in ("steps", "accumulate", "save_every", "log_every", "evaluate_every")})
+        within(0, **{name: getattr(self, name) for name in ("decay", "warmup", "patience", "lr", "weight_decay", "clip")})
+        within(0, 2**63 - 1, seed=self.seed)
 
 # %% ../nbs/2_reading/08_training.ipynb #2a5354f7
 def rate(
@@ -108,17 +119,30 @@ def load_checkpoint(
 ) -> int:  # steps done
     "Restore a run. Raises `InputError` naming a setting that differs."
     state, settings = _read_checkpoint(path), asdict(training) | {"processes": processes}
+    started = asdict(Training()) | state["training"]  # a setting that is younger than the checkpoint had its default
     for name, value in settings.items():
-        if name not in _FREE and (old := state["training"].get(name)) != value:
+        if name not in _FREE and (old := started.get(name)) != value:
             raise InputError(f"this run was started with {name} = {old}, not {value}", where=path, hint="use the same settings or another folder")
-    if training.steps != (old := state["training"]["steps"]) and state["step"] > min(old, training.steps) - training.decay:
+    if training.steps != (old := started["steps"]) and state["step"] > min(old, training.steps) - training.decay:
         raise InputError(f"this run of {old} steps stands at step {state['step']}, too late for {training.steps}", where=path, hint="change the number of steps before the decay begins")
-    model.load_state_dict(state["model"]); optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+    return _restore(path, state, model=model, optimizer=optimizer)
 
 def _read_checkpoint(path):
-    try: return torch.load(path, weights_only=True, map_location="cpu")
-    except OSError: raise InputError("no such checkpoint", where=path) from None
+    "The state of a run. Raises `InputError` for a file that is missing or damaged."
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if all(isinstance(state[k], kind) for k, kind in dict(model=dict, optimizer=dict, step=int, training=dict).items()): return state
+        raise TypeError("no state of a run")
+    except FileNotFoundError: raise InputError("no such checkpoint", where=path) from None
+    except Exception as e:  # torch, zip and pickle have an error each for what can be wrong with a file
+        raise InputError(f"a damaged checkpoint ({type(e).__name__})", where=path, hint="remove it to begin anew; a best.pt beside it may take its place") from None
+
+def _restore(path, state, **parts):
+    "Fill model and optimizer; returns the steps done."
+    try:
+        for name, part in parts.items(): part.load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError) as e: raise InputError(f"a checkpoint of another network ({str(e).splitlines()[0]})", where=path, hint="use another folder") from None
+    return state["step"]
 
 # %% ../nbs/2_reading/08_training.ipynb #ab358a1d
 def fit(
@@ -134,7 +158,7 @@ def fit(
 ) -> list[dict]:  # the log
     "Train, or go on with a run that was killed; the result is the same. Raises `InputError` for settings that do not agree with the folder's."
     accelerator = _accelerator(training)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(.9, .99))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     checkpoint = Path(folder) / "checkpoint.pt"
     step = start = load_checkpoint(checkpoint, model, optimizer, training, accelerator.num_processes) if checkpoint.exists() else 0
@@ -223,9 +247,8 @@ def load_best(
     model: torch.nn.Module,  # gets the weights
 ) -> int:  # the step they are of
     "The weights of the best evaluation. Raises `InputError` when there was none."
-    state = _read_checkpoint(Path(folder) / "best.pt")
-    model.load_state_dict(state["model"])
-    return state["step"]
+    path = Path(folder) / "best.pt"
+    return _restore(path, _read_checkpoint(path), model=model)
 
 def is_main() -> bool:  # True also when there is only one
     "Whether this is the process that writes what comes after `fit`: weights, cards."

@@ -119,4 +119,6 @@ def test_a_training_that_starts_from_other_weights(tmp_path, monkeypatch):
     assert facts["decoder"] == "gru" and len(facts["curve"]) == 2 and len(facts["validation"]) == 2 and facts["staves"] == 4
     assert "weight_hh_l0" in dict(net.layers[0].ahead.named_parameters()) and net.layers[0].ahead.weight_hh_l0.shape[0] == 24
     card = (weights / "README.md").read_text()
-    assert "--decoder gru" in card and f"started from {first}" in card and "Not trained on photos" in card
+    assert facts["left_out"] == {} and {"workers", "evaluate_on", "lr", "seed"} <= set(facts)
+    assert f"omr train crnn --network tiny --decoder gru --start_from {first} --camera 0 --steps 2 --decay 1 --warmup 1" in card
+    assert f"started from {first}" in card and "Not trained on photos" in card

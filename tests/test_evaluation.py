@@ -11,6 +11,7 @@ from omr.core import InputError
 from omr.reading import crnn, evaluation, metrics
 from omr.reading.cards import weights_folder
 from omr.reading.reader import read_many
+from omr.reading.runs import BLANK, as_photo
 from omr.scores.encodings import Written
 from omr.scores.engraving import Failure, Style, engrave
 from omr.scores.melodies import melody
@@ -37,7 +38,7 @@ def test_same_arguments_same_pictures(engraver):
     (first, truths), (again, same) = (evaluation.test_images("test", 2, 5, engraver, workers=1) for _ in range(2))
     assert truths == same and all(np.array_equal(a, b) for a, b in zip(first, again))
     photos, _ = evaluation.test_images("test", 2, 5, engraver, .5, workers=1)
-    assert all(np.array_equal(evaluation.as_photo(a, .5, 5, i), b) and not np.array_equal(a, b) for i, (a, b) in enumerate(zip(first, photos)))
+    assert all(np.array_equal(as_photo(a, .5, 5, i), b) and not np.array_equal(a, b) for i, (a, b) in enumerate(zip(first, photos)))
 
 
 @pytest.mark.parametrize("engraver", ["verovio", "sixth", "lilypond"])
@@ -94,13 +95,13 @@ def test_a_network_of_words_is_read_through_the_same_door(tmp_path, monkeypatch)
     monkeypatch.setattr(crnn, "read_strips", lambda network, strips, batch: [found for _ in strips])
     reading, = read_many([engrave(KERN, Style(space=6, margin=20))], str(tmp_path))
     assert Written().encode(reading.kern)[:-1] == Written().encode(KERN)[:-1] and [sign.text for sign in reading.signs] == words
-    assert evaluation.read_kern([engrave(KERN, Style(space=6, margin=20)), evaluation.BLANK], str(tmp_path)) == [reading.kern, ""]
+    assert evaluation.read_kern([engrave(KERN, Style(space=6, margin=20)), BLANK], str(tmp_path)) == [reading.kern, ""]
 
 
 @pytest.mark.parametrize("wrong, why", [
-    (dict(model="crn"), "crn: no weights"), (dict(count=10 ** 6), "1000000 staves asked for"), (dict(count=0), "0 staves"),
+    (dict(model="crn"), "crn: no weights"), (dict(count=10 ** 6), "1000000 staves asked for"), (dict(count=0), "count = 0"),
     (dict(split="train"), "no split 'train'"), (dict(engraver="lilypond", count=10 ** 6), "1000000 staves"), (dict(engraver="finale"), "no engraver 'finale'"),
-    (dict(camera=2.), "strength of 2"), (dict(scores=["no/such"]), "no score in this folder"), (dict(convention="legato"), "no convention 'legato'"),
+    (dict(camera=2.), "camera = 2"), (dict(scores=["no/such"]), "no score in this folder"), (dict(convention="legato"), "no convention 'legato'"),
     (dict(convention="smt", card=True), "leave out --convention")], ids=str)
 def test_bad_input_is_one_line(wrong, why):
     with pytest.raises(InputError) as caught: evaluation.evaluate_command(**dict(model="crnn", workers=1) | wrong)

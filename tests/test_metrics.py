@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omr.core import InputError
 from omr.reading.confusions import confusion_table, confusions
-from omr.reading.conventions import bekern_tokens, legato, primus, published, smt_words
+from omr.reading.conventions import bekern_tokens, legato, primus, primus_words, published, smt_words
 from omr.reading.metrics import CONVENTIONS, ERROR_KINDS, align, edit_distance, error_table, lines, loose_symbols, rate, scores
 from omr.reading.omr_ned import compare, omr_ned
 from omr.scores.dialects import BekernSMT, Kern
@@ -76,7 +76,8 @@ def test_whatever_was_read_is_counted(truth, prediction):
     assert (found["sequence_error"] == 0) == (loose_symbols(truth) == loose_symbols(prediction))
     assert set(error_table([truth], [prediction]).index) == set(ERROR_KINDS)
     assert confusion_table([truth], [prediction]).empty == (found["errors"] == 0)
-    for name in ("smt", "bekern", "primus", "tf-end-to-end"): assert published(name)([truth], [prediction], repeats=5)["ser"] >= 0
+    for name, units in {"smt": smt_words, "bekern": bekern_tokens, "primus": primus_words, "tf-end-to-end": primus_words}.items():
+        assert published(name)([truth], [prediction], repeats=5)["ser"] == pytest.approx(ten_lines(units(truth), units(prediction)) / len(units(truth)))
 
 
 @given(rough)

@@ -11,7 +11,7 @@ import house
 import nbformat
 import pytest
 
-from omr import results
+from omr import reproduce, results
 from omr.core import InputError
 
 OMR = Path(sys.executable).with_name("omr")
@@ -31,7 +31,7 @@ def notebook(path, *cells, tags=("parameters",)):
 
 def experiment(nbs, file, *cells, **how):
     "A tiny experiment that logs its runs and writes a record."
-    name = results.experiment_name(file)
+    name = reproduce.experiment_name(file)
     notebook(nbs / file, PARAMETERS, LOG.format(name=name), *cells, RECORD.format(name=name), **how)
 
 
@@ -83,12 +83,12 @@ def test_killed_and_resumed(place):
 
 def test_what_changed_runs_again(place):
     experiment(place / "nbs", "01_quick.ipynb")
-    for parameters in (None, None, {"seed": 5}): assert results.reproduce(parameters=parameters) == 0
+    for parameters in (None, None, {"seed": 5}): assert reproduce.reproduce(parameters=parameters) == 0
     assert runs(place, "quick") == ["smoke 0", "smoke 5"]
     experiment(place / "nbs", "01_quick.ipynb", "1+1")
-    assert results.reproduce(parameters={"seed": 5}) == 0
+    assert reproduce.reproduce(parameters={"seed": 5}) == 0
     (place / "executed" / "01_quick-smoke.ipynb").unlink()
-    assert results.reproduce(parameters={"seed": 5}) == 0
+    assert reproduce.reproduce(parameters={"seed": 5}) == 0
     assert len(runs(place, "quick")) == 4
 
 
@@ -102,7 +102,7 @@ def test_unknown_parameter_is_refused(place):
 
 def test_lost_tag_is_refused(place):
     experiment(place / "nbs", "09b_staves.ipynb", tags=())
-    with pytest.raises(InputError, match="09b_staves.ipynb: has 0 cells tagged 'parameters'"): results.reproduce()
+    with pytest.raises(InputError, match="09b_staves.ipynb: has 0 cells tagged 'parameters'"): reproduce.reproduce()
 
 
 def test_lost_tag_is_seen_after_the_run(place):
@@ -111,9 +111,9 @@ def test_lost_tag_is_seen_after_the_run(place):
     path = place / "nbs" / "01_quick.ipynb"
     code = PARAMETERS.replace("check", "laptop")
     notebook(path, code, RECORD.format(name="quick"), tags=())
-    nb = results.execute(path, {"profile": "smoke"}, place / "executed" / "x.ipynb")
+    nb = reproduce.execute(path, {"profile": "smoke"}, place / "executed" / "x.ipynb")
     os.rename(place / "results" / "quick-laptop.json", place / "results" / "quick-smoke.json")
-    with pytest.raises(InputError, match="was given profile='smoke' but used 'laptop'"): results.stamp(path, nb, "0" * 16, None)
+    with pytest.raises(InputError, match="was given profile='smoke' but used 'laptop'"): reproduce.stamp(path, nb, "0" * 16, None)
 
 
 def test_overridden_parameter_and_failing_notebook(place, capsys):
@@ -121,7 +121,7 @@ def test_overridden_parameter_and_failing_notebook(place, capsys):
     experiment(place / "nbs", "01_overrides.ipynb", "seed = 7")
     experiment(place / "nbs", "02_breaks.ipynb", "raise ValueError('no ink')")
     experiment(place / "nbs", "03_quick.ipynb")
-    assert results.reproduce(parameters={"seed": 3}) == 1
+    assert reproduce.reproduce(parameters={"seed": 3}) == 1
     err = capsys.readouterr().err
     assert "overrides failed" in err and "was given seed=3 but used 7" in err and "breaks failed: ValueError: no ink" in err
     assert [o.name for o in (place / "executed").glob("*.ipynb")] == ["03_quick-smoke.ipynb"]
@@ -129,7 +129,7 @@ def test_overridden_parameter_and_failing_notebook(place, capsys):
 
 def test_notebook_without_a_record(place, capsys):
     notebook(place / "nbs" / "01_silent.ipynb", PARAMETERS, "1+1")
-    assert results.reproduce() == 1
+    assert reproduce.reproduce() == 1
     assert "wrote no record silent-smoke.json" in capsys.readouterr().err
 
 

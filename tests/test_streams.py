@@ -5,7 +5,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omr.core import InputError
-from omr.reading.streams import LIFT, NONOTE, NOTE, PITCH, RHYTHM, Step, Streams, agree, join_recip, spell_recip
+from omr.reading.steps import LIFT, NONOTE, NOTE, PITCH, RHYTHM, Step, join_recip, spell_recip
+from omr.reading.streams import Streams, agree
 from omr.scores.encodings import RECIPS, KernError, Written, quarters
 from omr.scores.parts import staff_bars
 from omr.scores.polyphony import chord_sample, staff_signs

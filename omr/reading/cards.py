@@ -4,14 +4,17 @@
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #b699d71e
 from __future__ import annotations
-import json
+import json, shlex
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
-from ..core import cpu_name, write_atomic
+from ..core import InputError, cpu_name, write_atomic
+from ..tracking import best_row
 from ..training import Training
 
 # %% auto #0
-__all__ = ['SOURCES', 'CARD', 'weights_folder', 'learning_curve', 'facts_of', 'credits_of', 'material', 'score_rows', 'fill_card',
+__all__ = ['PLACES', 'SOURCES', 'CARD', 'FACTS', 'weights_folder', 'learning_curve', 'facts_of', 'saved_row', 'settings_of',
+           'command_line', 'credits_of', 'material', 'read_object', 'read_facts', 'score_rows', 'fill_card',
            'add_scores']
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #b0fd8400
@@ -37,13 +40,43 @@ def learning_curve(
 def facts_of(
     log: list[dict],  # of `omr.training.fit`
     training: Training,
-    metric: str = "ser",  # rows with it are evaluations
 ) -> dict:  # for training.json
     "What a model card must say about a run. Minutes do not count the time between a kill and going on."
     import torch
     gaps = [b["time"] - a["time"] for a, b in zip(log, log[1:])]
     return {"minutes": round(sum(g for g in gaps if g < 300) / 60, 1), "steps_done": log[-1]["step"], "cpu": cpu_name(), "torch": torch.__version__, "training": asdict(training),
-            "curve": learning_curve(log), "validation": [row for row in log if metric in row]}
+            "curve": learning_curve(log), "validation": [row for row in log if training.metric in row]}
+
+# %% ../../nbs/2_reading/08d_cards.ipynb #9bb58296
+def saved_row(
+    facts: dict,  # of training.json
+) -> dict:  # a row of the log; empty if there was no evaluation
+    "The evaluation of the weights that were saved: the best one of a run with patience, else the last."
+    rows, training = facts.get("validation") or [{}], asdict(Training()) | (facts.get("training") or {})
+    return training["patience"] and best_row(rows, training["metric"]) or rows[-1]
+
+# %% ../../nbs/2_reading/08d_cards.ipynb #4be5ba27
+PLACES = ("folder", "wandb_project", "wandb_run_name")
+
+def settings_of(
+    train,  # the function behind `omr train NAME`
+    facts: dict,  # of training.json
+) -> dict:  # flag to value
+    "What a training was told. Older facts leave some flags out, which had their defaults, and tell the staves of an update in the place of a batch."
+    told = facts["training"] | facts
+    if "batch" in facts and "accumulate" not in facts: told = told | {"batch": facts["batch"] // told.get("accumulate", 1)}
+    return {name: told.get(name, p.default) for name, p in signature(train).parameters.items() if name not in PLACES}
+
+def command_line(
+    name: str,  # behind `omr train`
+    train,  # the function behind it
+    facts: dict,  # of training.json
+) -> str:
+    "The command with each flag that differs from its default."
+    usual, many = signature(train).parameters, facts.get("processes", 1)
+    begin = f"accelerate launch --multi_gpu --num_processes {many} $(which omr)" if many > 1 else "omr"
+    told = {flag: value for flag, value in settings_of(train, facts).items() if value != usual[flag].default and value not in ([], None)}
+    return f"{begin} train {name}" + "".join(f" --{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}" for flag, value in told.items())
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #a1bf91ce
 SOURCES = {  # how the names of folders of scores begin, and what the licence asks to be said of them
@@ -84,7 +117,7 @@ tags: [optical-music-recognition]
 {does} Made by `{command}`.
 
 - Data: {data}
-- Training: {start}{steps:,} steps of {batch}, {minutes} minutes, {cpu}, {threads} thread(s), precision {precision}, seed {seed}, torch {torch}.
+- Training: {start}{steps:,} steps of {each}, {minutes} minutes, {cpu}, {threads} thread(s), precision {precision}, seed {seed}, torch {torch}.
 - Not trained on {never}.
 
 | set that training never saw | staves | SER | staves with an error |
@@ -94,6 +127,31 @@ tags: [optical-music-recognition]
 SER counts a note, rest, barline, clef, key or metre as one symbol; 95 % bootstrap intervals over staves.
 """
 
+# %% ../../nbs/2_reading/08d_cards.ipynb #bc60b232
+FACTS = {"staves": int, "minutes": (int, float), "threads": int, "cpu": str, "torch": str, "training": dict}  # what a card cannot do without
+
+def read_object(
+    path: str | Path,  # of a JSON file
+    missing: dict | None = None,  # given back if there is no such file; None raises
+) -> dict:
+    "A JSON object. Raises `InputError` for what is none."
+    try: made = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if missing is None: raise InputError("no such file", where=path) from None
+        return missing
+    except (OSError, ValueError): made = None
+    if not isinstance(made, dict): raise InputError("no JSON object", where=path)
+    return made
+
+def read_facts(
+    folder: str | Path,  # of weights
+) -> dict:
+    "What training.json says. Raises `InputError` if it says too little for a card."
+    facts = read_object(path := Path(folder) / "training.json")
+    for name, kind in FACTS.items():
+        if not isinstance(facts.get(name), kind): raise InputError(f"not the facts of a training: {name} is missing or wrong", where=path)
+    return facts | {"training": asdict(Training()) | facts["training"]}
+
 # %% ../../nbs/2_reading/08d_cards.ipynb #5f38a073
 def _percent(figures, name): return f"{100 * figures[name]:.2f} % ({100 * figures[name + '_low']:.2f} to {100 * figures[name + '_high']:.2f})"
 
@@ -101,8 +159,7 @@ def score_rows(
     folder: str | Path,  # of weights
 ) -> str:  # rows of a table
     "What was measured of these weights."
-    path = Path(folder) / "scores.json"
-    sets = json.loads(path.read_text()) if path.exists() else {}
+    sets = read_object(Path(folder) / "scores.json", missing={})
     return "\n".join(f"| {name} | {f['staves']} | {_percent(f, 'ser')} | {_percent(f, 'sequence_error')} |" for name, f in sets.items()) or "| not measured | | | |"
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #5576f02c
@@ -110,21 +167,24 @@ def fill_card(
     folder: str | Path,  # of weights, with training.json and perhaps scores.json
     title: str,  # of the card
     does: str,  # one sentence
-    command: str,  # that made the weights
+    name: str,  # behind `omr train`
+    train,  # the function behind it
     never: str = "handwriting, chords or several voices",  # what it was not trained on
 ) -> Path:  # the card
-    "The model card, from the files beside it."
-    facts = json.loads((Path(folder) / "training.json").read_text())
+    "The model card, from the files beside it. Raises `InputError` if they do not say what it needs."
+    facts = read_facts(folder)
     start = f"started from {facts['start_from']}, " if facts.get("start_from") else ""
-    words = dict(title=title, does=does, command=command, data=material(facts), rows=score_rows(folder), start=start, never=("" if facts.get("camera") else "photos, ") + never)
-    steps = {"steps": facts["steps_done"]} if "steps_done" in facts else {}
-    return write_atomic(Path(folder) / "README.md", CARD.format(**facts["training"] | facts | steps | words))
+    steps = facts.get("steps_done", facts["training"]["steps"])
+    try:
+        words = dict(title=title, does=does, command=command_line(name, train, facts), data=material(facts), rows=score_rows(folder), start=start, never=("" if facts.get("camera") else "photos, ") + never, steps=steps, each=facts["staves"] // steps)
+        return write_atomic(Path(folder) / "README.md", CARD.format(**asdict(Training()) | facts["training"] | facts | words))
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as e: raise InputError(f"no model card can be made of training.json and scores.json here ({type(e).__name__}: {e})", where=folder) from None
 
 def add_scores(
     folder: str | Path,  # of weights
     name: str,  # of the set
     figures: dict,  # of `omr.reading.metrics.scores`
 ):
-    "Keep what was measured in scores.json."
+    "Keep what was measured in scores.json. Raises `InputError` if that is broken."
     path = Path(folder) / "scores.json"
-    write_atomic(path, json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {name: figures}, indent=1))
+    write_atomic(path, json.dumps(read_object(path, missing={}) | {name: figures}, indent=1))

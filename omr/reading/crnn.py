@@ -4,8 +4,7 @@
 
 # %% ../../nbs/2_reading/09_crnn.ipynb #bd468435
 from __future__ import annotations
-import json
-from contextlib import redirect_stdout
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,27 +12,23 @@ from typing import Literal
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
 from torch import nn
-from ..core import InputError, write_atomic
-from .cards import facts_of, fill_card, weights_folder
+from ..core import InputError
+from .cards import fill_card, read_object, weights_folder
 from .ctc import best_path, places, prefix_beam
 from .layers import Attention, BiGRU, BiLSTM, BiRNN, Block, mask_columns
-from .metrics import scores
-from ..scores.camera import photograph
+from .runs import begin_run, finish_run, kern_on, load_half, save_half, validate
 from ..scores.encodings import Vocabulary, Written
-from ..scores.engraving import Failure, render_many
 from ..scores.melodies import melody
 from ..scores.primus import Semantic
 from ..scores.samples import Recipe, staves, training_batches
-from ..scores.strips import HEIGHT, find_staff, normalize, pad_strips
+from ..scores.strips import HEIGHT, pad_strips
 from ..scores.tunes import tunes
-from ..training import Training, fit, is_main, load_best
+from ..training import fit
 
 # %% auto #0
 __all__ = ['CONFIGS', 'DECODERS', 'RECIPES', 'semantic_words', 'CRNN', 'labels_of', 'kern_of', 'ctc_loss', 'Decoded', 'decode',
-           'read_strips', 'save_weights', 'load_crnn', 'strip_of', 'read_staves', 'measure', 'start_from_weights',
-           'train_crnn', 'write_card']
+           'read_strips', 'save_weights', 'load_crnn', 'start_from_weights', 'train_crnn', 'write_card']
 
 # %% ../../nbs/2_reading/09_crnn.ipynb #e24a4a0d
 CONFIGS = {
@@ -77,6 +72,7 @@ class CRNN(nn.Module, PyTorchModelHubMixin, library_name="omr", tags=["optical-m
         self.layers = nn.ModuleList(DECODERS[decoder](inputs, hidden) for inputs in (channels[-1] * rows, 2 * hidden))
         self.dropout, self.last_dropout = nn.Dropout(dropout), nn.Dropout(dropout if last_dropout is None else last_dropout)
         self.out = nn.Linear(2 * hidden, len(self.vocabulary) + 1)
+        self.left_out = Counter()  # words of staves it was trained on that the vocabulary has not
 
     @property
     def stride(self): return int(np.prod([b.pool[1] for b in self.blocks]))  # px of a strip for one column
@@ -101,10 +97,11 @@ class CRNN(nn.Module, PyTorchModelHubMixin, library_name="omr", tags=["optical-m
 def labels_of(
     model: CRNN,
     tokens: list[str],  # of `kern-written`, as samples have them
+    left_out: list | None = None,  # takes (position, word) of each word that is not in the vocabulary; None raises
 ) -> list[int]:  # 1 and up; 0 is the blank
-    "What the network shall say. A word that is not in its vocabulary is left out."
+    "What the network shall say. Raises `KernError` for a word that it cannot say."
     if model.encoding == Semantic.name: tokens = Semantic().spell(Written().decode(tokens))
-    return [i + 1 for i in model.vocabulary.encode(tokens, errors="strict" if model.encoding == Written.name else "skip")]
+    return [i + 1 for i in model.vocabulary.encode(tokens, "strict" if left_out is None else "skip", left_out)]
 
 def kern_of(
     model: CRNN,
@@ -123,7 +120,9 @@ def ctc_loss(
 ) -> torch.Tensor:  # scalar: mean over the batch of the loss for each token
     "CTC loss of a batch (Graves et al. 2006)."
     strips, widths, tokens = batch
-    ids = [labels_of(getattr(model, "module", model), t) for t in tokens]
+    plain, missing = getattr(model, "module", model), []
+    ids = [labels_of(plain, t, missing) for t in tokens]
+    plain.left_out.update(word for _, word in missing)
     logp, columns = model(torch.as_tensor(strips, device=device), torch.as_tensor(widths, device=device))
     targets, lengths = torch.tensor(sum(ids, [])), torch.tensor([len(i) for i in ids])
     return nn.functional.ctc_loss(logp.transpose(0, 1), targets.to(device), columns, lengths.to(device), zero_infinity=True)
@@ -176,58 +175,21 @@ def save_weights(
     folder: str | Path,  # made if it is missing
 ) -> Path:  # the folder
     "Half precision safetensors with the vocabulary and its fingerprint in config.json."
-    from copy import deepcopy
-    half = deepcopy(model).half()
-    half._hub_mixin_config |= {"architecture": "crnn", "tokens": model.vocabulary.tokens, "fingerprint": model.vocabulary.fingerprint}
-    half.save_pretrained(folder)
-    return Path(folder)
+    return save_half(model, folder, architecture="crnn", tokens=model.vocabulary.tokens, fingerprint=model.vocabulary.fingerprint)
 
 def load_crnn(
     folder: str | Path,  # made by `save_weights`
 ) -> CRNN:  # fp32, ready to read
     "Load weights. Raises `InputError` if they are missing, broken or of another vocabulary."
-    if not (Path(folder) / "model.safetensors").exists(): raise InputError("no weights (model.safetensors) in this folder", where=folder)
-    try:
-        with redirect_stdout(None): return CRNN.from_pretrained(folder, strict=True).float().eval()  # the hub's mixin prints where it loads from
-    except InputError as e: raise InputError(e.what, where=folder, hint=e.hint) from None
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError, SafetensorError) as e: raise InputError(f"weights that do not fit: {str(e).splitlines()[0]}", where=folder) from None
+    return load_half(CRNN, folder)
 
-# %% ../../nbs/2_reading/09_crnn.ipynb #0de53f2b
-def strip_of(
-    image: np.ndarray | Failure,  # uint8 (H, W) of one staff
-    height: int = HEIGHT,  # px
-) -> np.ndarray:  # uint8 (height, W'); a blank one if there is no staff
-    "A staff as the network sees it."
-    staff = None if isinstance(image, Failure) else find_staff(image)
-    return normalize(image, staff, height) if staff else np.full((height, 32), 255, np.uint8)
-
-def read_staves(
-    model: CRNN,
-    chosen: list,  # (Excerpt, Style) from `staves`
-    workers: int | None = None,  # processes that engrave
-    camera: float = 0.0,  # strength of the camera: 0 is the print itself, 1 a bad photo
-    beam: int = 0,  # width of a prefix beam search; 0 is greedy
-) -> list[str]:  # the kern that was read
-    "Engrave staves, photograph them if asked for, and read them."
-    strips = []
-    for i, image in enumerate(render_many([(e.kern, style) for e, style in chosen], workers)):
-        if camera and not isinstance(image, Failure): image = photograph(image, np.random.default_rng([i, 0]), camera)
-        strips.append(strip_of(image, model.height))
-    return [kern_of(model, d.tokens) for d in read_strips(model, strips, beam=beam)]
-
-def measure(
-    model: CRNN,
-    chosen: list,  # (Excerpt, Style) from `staves`
-    workers: int | None = None,  # processes that engrave
-    camera: float = 0.0,  # strength of the camera
-    beam: int = 0,  # width of a prefix beam search; 0 is greedy
-) -> dict:  # as `omr.reading.metrics.scores`
-    "SER, CER and sequence error on engraved staves of the corpus."
-    return scores([e.kern for e, _ in chosen], read_staves(model, chosen, workers, camera, beam))
+# %% ../../nbs/2_reading/09_crnn.ipynb #82281b3a
+@kern_on.register(CRNN)
+def _kern_on(model, strips, **how): return [kern_of(model, d.tokens) for d in read_strips(model, strips, **how)]
 
 # %% ../../nbs/2_reading/09_crnn.ipynb #77503db2
 RECIPES = {
-    "camera-primus": dict(steps=64_000, decay=0, warmup=0, lr=1e-3, weight_decay=0.0, clip=1e9),
+    "camera-primus": dict(steps=64_000, decay=0, warmup=0, lr=1e-3, weight_decay=0.0, clip=1e9, betas=(0.9, 0.999)),
     "light": dict(steps=10_000, decay=2_500, warmup=300, lr=2e-3, weight_decay=0.01, clip=1.0),
 }
 
@@ -270,43 +232,24 @@ def train_crnn(
     wandb_run_name: str = "",  # name of the run there
 ) -> Path:  # folder of the weights
     "Train a CRNN on fresh staves: half generated melodies, half tunes of the embedded corpus and staves of real scores."
+    flags = dict(locals())
     if network not in CONFIGS: raise InputError(f"no configuration {network!r}", hint=f"choose one of {', '.join(CONFIGS)}")
-    if threads: torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    model, chosen, recipe = CRNN(**CONFIGS[network], decoder=decoder), staves("validation", evaluate_on), Recipe(camera, tuple(scores or ()))
+    recipe = Recipe(camera, tuple(scores or ()), height=CONFIGS[network]["height"])
+    training = begin_run(flags, _made_of(network, decoder, batch, start_from, recipe), **RECIPES.get(network, RECIPES["light"]))
+    model, chosen = CRNN(**CONFIGS[network], decoder=decoder), staves("validation", evaluate_on)
     if start_from: start_from_weights(model, start_from)
-    given = {k: v for k, v in dict(steps=steps, decay=decay, warmup=warmup, lr=lr).items() if v is not None}
-    training = Training(**RECIPES.get(network, RECIPES["light"]) | given, seed=seed, precision=precision, save_every=save_every, evaluate_every=evaluate_every,
-        accumulate=accumulate, patience=patience, metric="ser", wandb_project=wandb_project, wandb_run_name=wandb_run_name, data=_made_of(network, decoder, batch, start_from, recipe))
-    log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), ctc_loss, training, folder, lambda m: _figures(m, chosen, camera))
-    weights = Path(folder) / "weights"
-    if not is_main(): return weights
-    if patience: load_best(folder, model)
-    save_weights(model, weights)
-    facts = dict(network=network, decoder=decoder, start_from=start_from, scores=[Path(o).name for o in recipe.scores], camera=camera, batch=batch * accumulate,
-        staves=batch * accumulate * log[-1]["step"], threads=threads or torch.get_num_threads())
-    write_atomic(weights / "training.json", json.dumps(facts | facts_of(log, training), indent=1))
-    write_card(weights)
-    return weights
+    log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), ctc_loss, training, folder, lambda m: validate(m, chosen, camera))
+    return finish_run(folder, model, flags, log, training, save_weights, write_card, left_out=dict(model.left_out.most_common()))
 
 def _made_of(network, decoder, batch, start_from, recipe):
     "What must stay the same when a run goes on."
-    more = [decoder] * (decoder != "lstm") + [f"from {start_from}"] * bool(start_from) + [f"scores {' '.join(recipe.scores)}"] * bool(recipe.scores)
+    more = [decoder] * (decoder != "lstm") + [f"from {start_from}"] * bool(start_from) + [f"scores {' '.join(recipe.scores)}"] * bool(recipe.scores) + [f"height {recipe.height}"] * (recipe.height != HEIGHT)
     return ", ".join([network, f"batches of {batch}", f"camera {recipe.camera}", *more])
-
-# %% ../../nbs/2_reading/09_crnn.ipynb #ce28cc1f
-def _figures(model, chosen, camera=0.0):
-    "What the log says of the network."
-    prints = measure(model, chosen, workers=1)
-    photos = {"photo_ser": measure(model, chosen, workers=1, camera=1.0)["ser"]} if camera else {}
-    return {k: prints[k] for k in ("ser", "sequence_error")} | photos
 
 # %% ../../nbs/2_reading/09_crnn.ipynb #3fbf045c
 def write_card(
     folder: str | Path,  # of weights, with training.json and perhaps scores.json
 ) -> Path:  # the card
-    "The model card, from the files beside it."
-    facts = json.loads((Path(folder) / "training.json").read_text())
-    flags = "".join(f" --{k} {facts[k]}" for k, usual in (("network", "light"), ("decoder", "lstm")) if facts.get(k, usual) != usual)
-    encoding = CONFIGS.get(facts["network"], {}).get("encoding", Written.name)
-    return fill_card(folder, "CRNN for one staff", f"Reads the image of one staff of printed music into `**kern` (encoding `{encoding}`).", "omr train crnn" + flags)
+    "The model card, from the files beside it. Raises `InputError` if they do not say what it needs."
+    encoding = read_object(Path(folder) / "config.json", missing={}).get("encoding", Written.name)
+    return fill_card(folder, "CRNN for one staff", f"Reads the image of one staff of printed music into `**kern` (encoding `{encoding}`).", "crnn", train_crnn)

@@ -11,19 +11,20 @@ from typing import Literal, get_args
 import numpy as np
 from ..core import InputError, nearest
 from . import metrics
-from .cards import add_scores
+from .cards import add_scores, read_facts
 from .conventions import published
 from .reader import architecture_of, load_reader, model_place, named, read_many
-from ..scores.camera import photograph
-from ..scores.engraving import FONTS, SIXTH, Failure, Style, random_style, render_many
+from .runs import photographed
+from ..scores.engraving import FONTS, SIXTH, Style, random_style, render_many
 from ..scores.lilypond import engrave_lilypond, lilypond_staves, random_lily_style
 from ..scores.parts import part_excerpts
 from ..scores.samples import staves
 from ..scores.tunes import Excerpt
+from ..training import within
 
 # %% auto #0
-__all__ = ['ENGRAVERS', 'BLANK', 'Convention', 'real_staves', 'as_photo', 'test_images', 'read_kern', 'rates_of', 'report',
-           'set_name', 'evaluate_command']
+__all__ = ['ENGRAVERS', 'Convention', 'real_staves', 'test_images', 'read_kern', 'rates_of', 'report', 'set_name',
+           'evaluate_command']
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #22a746c6
 ENGRAVERS = {"verovio": "five fonts", "sixth": "a sixth layout", "lilypond": "LilyPond"}  # and what a model card calls them
@@ -41,8 +42,6 @@ def real_staves(
     return [(e, replace(style or random_style(rng), font=FONTS[i % len(FONTS)])) for i, e in enumerate(rng.sample(pool, count))]
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #089fb3b2
-BLANK = np.full((60, 60), 255, np.uint8)  # in the place of what cannot be drawn: it is read as empty, and counts
-
 def _prints(split, count, seed, engraver, scores, workers):
     "Yields the kern and the image, or `Failure`, of each staff."
     if engraver == "lilypond" and not scores: return lilypond_staves(count, seed, split)
@@ -51,16 +50,6 @@ def _prints(split, count, seed, engraver, scores, workers):
     if engraver == "lilypond": images = engrave_lilypond([(e.kern, random_lily_style(rng)) for e, _ in chosen])
     else: images = render_many([(e.kern, style) for e, style in chosen], workers)
     return zip([e.kern for e, _ in chosen], images)
-
-# %% ../../nbs/2_reading/14d_evaluation.ipynb #3295778d
-def as_photo(
-    image: np.ndarray,  # uint8 (H, W), a print
-    strength: float,  # of the camera: 0 is the print itself, 1 a bad photo
-    seed: int,  # of the set
-    number: int,  # of the staff in the set
-) -> np.ndarray:  # uint8 (H', W')
-    "The photograph of a print that everybody takes. Raises `InputError` for a strength outside 0 to 1."
-    return photograph(image, np.random.default_rng([seed, number]), strength) if strength else image
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #aa5c7290
 def test_images(
@@ -75,9 +64,11 @@ def test_images(
     "Pictures of staves that no training saw; same arguments, same pictures. Raises `InputError`."
     if split not in ("validation", "test"): raise InputError(f"no split {split!r} to measure on", hint="choose validation or test")
     if engraver not in ENGRAVERS: raise InputError(f"no engraver {engraver!r}", hint=nearest(engraver, ENGRAVERS))
-    if count < 1: raise InputError(f"{count} staves", hint="measure on 1 or more")
-    pairs = [(kern, as_photo(BLANK if isinstance(image, Failure) else image, camera, seed, i)) for i, (kern, image) in enumerate(_prints(split, count, seed, engraver, scores, workers))]
-    return [image for _, image in pairs], [kern for kern, _ in pairs]
+    within(1, count=count)
+    within(0, seed=seed)
+    within(0, 1, camera=camera)
+    truths, prints = zip(*_prints(split, count, seed, engraver, scores, workers))
+    return photographed(prints, camera, seed), list(truths)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #90bedd62
 def read_kern(
@@ -126,6 +117,7 @@ def _check(place, kind, convention, card):
     if convention not in get_args(Convention): raise InputError(f"no convention {convention!r} to measure in", where="--convention", hint=f"choose one of {', '.join(filter(None, get_args(Convention)))}")
     if card and convention: raise InputError("a model card holds the course's own rates", where="--card", hint="leave out --convention")
     if card and not (kind.card and (place / "training.json").exists()): raise InputError("no training.json beside the weights, so no model card", where=place, hint="leave out --card")
+    if card: read_facts(place)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #dd8bb845
 def evaluate_command(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json, math, sys, warnings
 from collections import Counter
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -92,8 +93,8 @@ def architecture_of(
 ) -> Architecture:
     "What kind of network this is; a `config.json` that does not say so is a CRNN's. Raises `InputError` for an unknown kind."
     if place.suffix == ".onnx": return ARCHITECTURES["onnx"]
-    name = _json(place / "config.json").get("architecture", "crnn")
-    if name not in ARCHITECTURES: raise InputError(f"weights of an unknown kind, {name!r}", where=place, hint=nearest(str(name), ARCHITECTURES))
+    name = str(_json(place / "config.json").get("architecture", "crnn"))
+    if name not in ARCHITECTURES: raise InputError(f"weights of an unknown kind, {name!r}", where=place, hint=nearest(name, ARCHITECTURES))
     return ARCHITECTURES[name]
 
 def _json(path):
@@ -106,10 +107,10 @@ def _json(path):
 def validation_ser(
     folder: Path,  # of weights
 ) -> float:  # 0-1; infinite if nothing was measured
-    "Symbol error rate on validation staves: the mean over the validation sets of `scores.json`, else the lowest of the training."
+    "Symbol error rate on validation staves: the mean over the validation sets of `scores.json`, else that of the saved weights in their training."
+    from omr.reading.cards import saved_row
     sets = [s["ser"] for name, s in _json(folder / "scores.json").items() if name.startswith("validation")]
-    rows = [r["ser"] for r in _json(folder / "training.json").get("validation", [])]
-    return sum(sets) / len(sets) if sets else min(rows, default=math.inf)
+    return sum(sets) / len(sets) if sets else saved_row(_json(folder / "training.json")).get("ser", math.inf)
 
 def shipped() -> dict[str, float]:  # name: SER on validation staves, 0-1
     "The weights that the package brings, the best first."
@@ -152,7 +153,7 @@ def _reading(found, to_kern, scale, staff, where):
     "A reading of what the network found on a strip. Raises `InputError` if it is no music."
     kern = to_kern(found.tokens, skipped := [])
     reading = Reading(kern, found.tokens, [c * scale for c in found.columns], found.confidences, skipped, staff)
-    if reading.confidence < SURE or not reading.notes: raise InputError(f"no music that can be read (confidence {reading.confidence:.2f}, {reading.notes} notes)", where=where, hint="give a sharper or larger image of one staff")
+    if reading.confidence < SURE or not reading.measures: raise InputError(f"no music that can be read (confidence {reading.confidence:.2f}, {reading.notes} notes)", where=where, hint="give a sharper or larger image of one staff")
     return reading
 
 # %% ../../nbs/2_reading/14_reader.ipynb #4d542456
@@ -231,6 +232,18 @@ def _stems(images, output_dir):
         if n > 1: raise InputError(f"{n} inputs would be written to this name", where=stem, hint="rename one, or read them into different folders with -o")
     return stems
 
+# %% ../../nbs/2_reading/14_reader.ipynb #6289dafd
+@contextmanager
+def _threads(
+    count: int,  # threads of torch; 0 leaves them
+):
+    "So many threads inside, as many as before outside: the number belongs to the process, and so to whoever calls us."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try: yield
+    finally: torch.set_num_threads(before)
+
 # %% ../../nbs/2_reading/14_reader.ipynb #a079ee56
 def read_files(
     images: list[str],  # image files of one staff each
@@ -241,14 +254,14 @@ def read_files(
     overlay: bool = False,  # draw what was read over the image, by confidence: NAME.overlay.png
 ) -> int:  # 0, or 1 if some of several files failed
     "Read images of a staff and write what they say; one line for each."
-    import torch
     if batch < 1: raise InputError(f"{batch} staves at a time", where="--batch", hint="take 1 or more")
     formats, stems, failed = _formats(to), _stems(images, output_dir), []
-    if len(images) == 1: torch.set_num_threads(1)  # one staff is too little work to share: two threads spend more time waiting for each other
     load_reader(model)
     for start in range(0, len(images), 8 * batch):  # eight batches at a time, so that they can be sorted by width
         some = slice(start, start + 8 * batch)
-        for path, stem, reading in zip(images[some], stems[some], read_many(images[some], model, batch)):
+        with _threads(int(len(images) == 1)):  # one staff is too little work to share: two threads spend more time waiting for each other
+            readings = read_many(images[some], model, batch)
+        for path, stem, reading in zip(images[some], stems[some], readings):
             try: print(_finish(path, stem, reading, formats, overlay), flush=True)
             except InputError as e:
                 if len(images) == 1: raise

@@ -5,18 +5,18 @@
 # %% ../../nbs/2_reading/10_tromr.ipynb #08341179
 from __future__ import annotations
 import hashlib, json, math
-from contextlib import redirect_stdout
 from pathlib import Path
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from ..core import InputError
-from .attention import DecoderLayer, HybridEncoder, Memory, PretrainedEncoder, StripEncoder
+from .attention import CANVAS, DecoderLayer, HybridEncoder, Memory, StripEncoder
 from .crnn import Decoded
+from .encoders import PretrainedEncoder
 from .layers import positions
+from .runs import load_half, save_half
 from .streams import Streams, agree
 from ..scores.strips import HEIGHT, pad_strips
 
@@ -39,7 +39,7 @@ def stream_ids(
 
 # %% ../../nbs/2_reading/10_tromr.ipynb #5134915a
 CONFIGS = {
-    "camera-tromr": dict(encoder={"kind": "hybrid", "depth": 4, "stem": (2, 3, 7)}, height=HEIGHT, width=256, depth=4, heads=8, length=256, dropout=.1),
+    "camera-tromr": dict(encoder={"kind": "hybrid", "depth": 4, "stem": (2, 3, 7)}, height=CANVAS[0], width=256, depth=4, heads=8, length=256, dropout=.1),
     "light": dict(encoder={"kind": "strip", "depth": 2}, height=HEIGHT, width=256, depth=4, heads=8, length=256, dropout=0.),
 }
 _KINDS = {"strip": StripEncoder, "hybrid": HybridEncoder, "pretrained": PretrainedEncoder}
@@ -65,6 +65,7 @@ class TrOMR(nn.Module, PyTorchModelHubMixin, library_name="omr", tags=["optical-
         fingerprint_: str = "",  # of the vocabularies that the weights were trained with
     ):
         super().__init__()
+        if heads < 1 or width % heads: raise InputError(f"{heads} heads cannot share {width} features")
         self.vocabularies, self.height, self.length = vocabularies or Streams().vocabularies, height, length
         if fingerprint_ and fingerprint_ != (ours := fingerprint(self.vocabularies)): raise InputError(f"weights of other vocabularies (theirs {fingerprint_}, ours {ours})", hint="use weights made with this version, or this version's `omr train`")
         self.index = {s: {w: i for i, w in enumerate(v)} for s, v in self.vocabularies.items()}
@@ -265,18 +266,10 @@ def save_weights(
     folder: str | Path,  # made if it is missing
 ) -> Path:  # the folder
     "Half precision safetensors with the vocabularies and their fingerprint in config.json."
-    from copy import deepcopy
-    half = deepcopy(model).half()
-    half._hub_mixin_config |= {"architecture": "tromr", "vocabularies": model.vocabularies, "fingerprint_": fingerprint(model.vocabularies)}
-    half.save_pretrained(folder)
-    return Path(folder)
+    return save_half(model, folder, architecture="tromr", vocabularies=model.vocabularies, fingerprint_=fingerprint(model.vocabularies))
 
 def load_tromr(
     folder: str | Path,  # made by `save_weights`
 ) -> TrOMR:  # fp32, ready to read
     "Load weights. Raises `InputError` if they are missing, broken or of other vocabularies."
-    if not (Path(folder) / "model.safetensors").exists(): raise InputError("no weights (model.safetensors) in this folder", where=folder)
-    try:
-        with redirect_stdout(None): return TrOMR.from_pretrained(folder, strict=True).float().eval()  # the hub's mixin prints where it loads from
-    except InputError as e: raise InputError(e.what, where=folder, hint=e.hint) from None
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError, SafetensorError) as e: raise InputError(f"weights that do not fit: {str(e).splitlines()[0]}", where=folder) from None
+    return load_half(TrOMR, folder)

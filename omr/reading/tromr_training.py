@@ -8,23 +8,21 @@ import json, random
 from functools import partial
 from pathlib import Path
 from typing import Literal
-import numpy as np
-import torch
-from ..core import InputError, write_atomic
-from .attention import pretrained
-from .cards import facts_of, fill_card, weights_folder
-from .crnn import strip_of
+from ..core import InputError
+from .cards import fill_card, read_facts, read_object, weights_folder
+from .encoders import find_encoder
 from .metrics import scores as error_rates
+from .runs import begin_run, finish_run, kern_on, photographed, strip_of, validate
 from .streams import Streams
 from .tromr import CONFIGS, TrOMR, fingerprint, read_strips, save_weights, tromr_loss
-from ..scores.camera import photograph
-from ..scores.engraving import Failure, random_style, render_many
+from ..scores.engraving import Failure, random_style
 from ..scores.polyphony import chord_sample, engrave_staff
 from ..scores.samples import Recipe, staves, training_batches
-from ..training import Training, fit, is_main, load_best
+from ..scores.strips import HEIGHT
+from ..training import fit, within
 
 # %% auto #0
-__all__ = ['begin_with', 'build', 'read_images', 'read_staves', 'measure', 'measure_polyphony', 'train_tromr', 'write_card']
+__all__ = ['begin_with', 'build', 'measure_polyphony', 'train_tromr', 'write_card']
 
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #04428527
 def begin_with(
@@ -35,8 +33,9 @@ def begin_with(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     folder, mine = weights_folder(source), model.state_dict()
-    try: old, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
-    except (OSError, SafetensorError, ValueError) as e: raise InputError(f"no weights to start from ({e})", where=folder) from None
+    try: old = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as e: raise InputError(f"no weights to start from ({e})", where=folder) from None
+    config = read_object(folder / "config.json")
     same = config.get("fingerprint_") == fingerprint(model.vocabularies)
     named = {k if k in mine and k.startswith("encoder.") or same else f"encoder.{k}": v for k, v in old.items()}
     fits = {k: v.to(mine[k].dtype) for k, v in named.items() if k in mine and v.shape == mine[k].shape}
@@ -47,61 +46,35 @@ def begin_with(
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #4fde975b
 def build(
     network: str,  # a configuration
-    encoder: str = "",  # a folder or hub id of a vision model for `transformers.AutoModel`, instead of the configuration's own
+    encoder: str = "",  # a short name (deit-small ...), hub id or folder of a vision model, instead of the configuration's own
     start_from: str = "",  # weights to begin with, as for `begin_with`
 ) -> TrOMR:
     "A network to train. Raises `InputError` for names that mean nothing."
     if network not in CONFIGS: raise InputError(f"no configuration {network!r}", hint=f"choose one of {', '.join(CONFIGS)}")
     if not encoder: model = TrOMR(**CONFIGS[network])
     else:
-        config, weights = pretrained(encoder)
-        model = TrOMR(**CONFIGS["camera-tromr"] | {"encoder": {"kind": "pretrained", **config}})
-        model.encoder.net.load_state_dict({k: v for k, v in weights.items() if k in model.encoder.net.state_dict()})
+        config, weights, mean, std = find_encoder(encoder)
+        model = TrOMR(**CONFIGS["camera-tromr"] | {"encoder": {"kind": "pretrained", "mean": mean, "std": std, **config}})
+        model.encoder.net.load_state_dict(weights)
     if start_from: begin_with(model, start_from)
     return model
 
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #f1cf6ec7
-def read_images(
-    model: TrOMR,
-    images: list,  # uint8 (H, W), 0 = ink; a `Failure` is read as an empty staff
-    camera: float = 0.0,  # strength of the camera: 0 is the print itself, 1 a bad photo
-    beam: int = 1,  # readings kept for each staff; 1 is greedy
-) -> list[str]:  # the kern that was read
-    "Photograph prints if asked for, and read them."
-    if camera: images = [o if isinstance(o, Failure) else photograph(o, np.random.default_rng([i, 0]), camera) for i, o in enumerate(images)]
-    return [Streams().decode(d.tokens, errors="skip") for d in read_strips(model, [strip_of(o, model.height) for o in images], beam=beam)]
-
-def read_staves(
-    model: TrOMR,
-    chosen: list,  # (Excerpt, Style) from `staves`
-    workers: int | None = None,  # processes that engrave
-    camera: float = 0.0,  # strength of the camera
-    beam: int = 1,  # readings kept for each staff
-) -> list[str]:  # the kern that was read
-    "Engrave staves of one voice, photograph them if asked for, and read them."
-    return read_images(model, list(render_many([(e.kern, style) for e, style in chosen], workers)), camera, beam)
-
-def measure(
-    model: TrOMR,
-    chosen: list,  # (Excerpt, Style) from `staves`
-    workers: int | None = None,  # processes that engrave
-    camera: float = 0.0,  # strength of the camera
-    beam: int = 1,  # readings kept for each staff
-) -> dict:  # as `omr.reading.metrics.scores`
-    "SER, CER and sequence error on engraved staves of the corpus."
-    return error_rates([e.kern for e, _ in chosen], read_staves(model, chosen, workers, camera, beam))
+@kern_on.register(TrOMR)
+def _kern_on(model, strips, **how): return [Streams().decode(d.tokens, errors="skip") for d in read_strips(model, strips, **how)]
 
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #c8d5a6f6
 def measure_polyphony(
     model: TrOMR,
     kerns: list[str],  # staves with chords or two voices
     camera: float = 0.0,  # strength of the camera
-    beam: int = 1,  # readings kept for each staff
     seed: int = 0,  # of the styles
+    **how,  # settings of the decoding, such as `beam`
 ) -> dict:  # as `omr.reading.metrics.scores`
-    "As `measure`, for staves of any kind, against what an image can tell of their text."
+    "As `omr.reading.runs.measure`, for staves of any kind, against what an image can tell of their text."
     rng = random.Random(f"polyphony {seed}")
-    return error_rates([Streams().from_kern(kern, "skip") for kern in kerns], read_images(model, [_drawn(kern, random_style(rng)) for kern in kerns], camera, beam))
+    images = photographed([_drawn(kern, random_style(rng)) for kern in kerns], camera)
+    return error_rates([Streams().from_kern(kern, "skip") for kern in kerns], kern_on(model, [strip_of(image, model.height) for image in images], **how))
 
 def _drawn(kern, style):
     try: return engrave_staff(kern, style)
@@ -111,7 +84,7 @@ def _drawn(kern, style):
 def train_tromr(
     folder: str = "runs/tromr",  # checkpoint, log and weights; a run found there goes on
     network: Literal["light", "camera-tromr"] = "light",  # a configuration
-    encoder: str = "",  # a folder or hub id of a pretrained vision model, instead of the configuration's own encoder
+    encoder: str = "",  # a short name (deit-small ...), hub id or folder of a pretrained vision model, instead of the configuration's own encoder
     start_from: str = "",  # name of shipped weights, or a folder with weights, of a TrOMR or a CRNN
     scores: list[str] | None = None,  # folders of real scores, beside tunes and melodies
     camera: float = 0.5,  # share of the staves that are photographed
@@ -137,37 +110,31 @@ def train_tromr(
     wandb_run_name: str = "",  # name of the run there
 ) -> Path:  # folder of the weights
     "Train a TrOMR on fresh staves: melodies, tunes of the embedded corpus, staves of real scores, with chords or without."
-    if threads: torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    flags = dict(locals())
+    within(0, consistency=consistency, ctc=ctc)
+    within(0, 1, noise=noise)
+    if network not in CONFIGS: raise InputError(f"no configuration {network!r}", hint=f"choose one of {', '.join(CONFIGS)}")
+    recipe = Recipe(camera, tuple(scores or ()), chords, texts=True, height=CONFIGS["camera-tromr" if encoder else network]["height"])
+    training = begin_run(flags, _made_of(flags, recipe))
     model, chosen = build(network, encoder, start_from), staves("validation", evaluate_on)
-    recipe = Recipe(camera, tuple(scores or ()), chords, texts=True)
-    facts = dict(network=network, encoder=encoder, start_from=start_from, scores=[Path(o).name for o in recipe.scores], camera=camera, chords=chords, consistency=consistency, ctc=ctc, noise=noise, batch=batch)
-    training = Training(steps, decay, warmup, lr, seed=seed, precision=precision, save_every=save_every, evaluate_every=evaluate_every, data=json.dumps(facts),
-                        accumulate=accumulate, patience=patience, wandb_project=wandb_project, wandb_run_name=wandb_run_name)
     loss = partial(tromr_loss, weight=consistency, ctc=ctc, noise=noise)
     log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), loss, training, folder, lambda m: _figures(m, chosen, camera, chords))
-    weights = Path(folder) / "weights"
-    if not is_main(): return weights
-    if patience: load_best(folder, model)
-    save_weights(model, weights)
-    facts |= dict(batch=batch * accumulate, staves=batch * accumulate * log[-1]["step"], threads=threads or torch.get_num_threads())
-    write_atomic(weights / "training.json", json.dumps(facts | facts_of(log, training), indent=1))
-    write_card(weights)
-    return weights
+    return finish_run(folder, model, flags, log, training, save_weights, write_card)
+
+def _made_of(flags, recipe):
+    "What must stay the same when a run goes on."
+    made = {name: flags[name] for name in ("network", "encoder", "start_from", "scores", "camera", "chords", "consistency", "ctc", "noise", "batch")}
+    return json.dumps(made | {"scores": [Path(o).name for o in recipe.scores]} | ({"height": recipe.height} if recipe.height != HEIGHT else {}))
 
 def _figures(model, chosen, camera, chords):
     "What the log says of the network."
-    prints = measure(model, chosen, workers=1)
-    photos = {"photo_ser": measure(model, chosen, workers=1, camera=1.0)["ser"]} if camera else {}
     thick = {"chord_ser": measure_polyphony(model, [chord_sample(-n) for n in range(1, len(chosen) + 1)])["ser"]} if chords else {}
-    return {k: prints[k] for k in ("ser", "sequence_error")} | photos | thick
+    return validate(model, chosen, camera) | thick
 
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #726bcbfc
 def write_card(
     folder: str | Path,  # of weights, with training.json and perhaps scores.json
 ) -> Path:  # the card
-    "The model card, from the files beside it."
-    facts = json.loads((Path(folder) / "training.json").read_text())
-    flags = "".join(f" --{k} {facts[k]}" for k, usual in (("network", "light"), ("encoder", ""), ("consistency", 10.), ("ctc", .3), ("noise", .1)) if facts[k] != usual)
+    "The model card, from the files beside it. Raises `InputError` if they do not say what it needs."
     does = "Reads the image of one staff of printed music into `**kern`, through streams of rhythm, pitch, lift and note."
-    return fill_card(folder, "TrOMR for one staff", does, "omr train tromr" + flags, "handwriting" if facts["chords"] else "handwriting, chords or several voices")
+    return fill_card(folder, "TrOMR for one staff", does, "tromr", train_tromr, "handwriting" if read_facts(folder).get("chords") else "handwriting, chords or several voices")

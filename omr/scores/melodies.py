@@ -189,9 +189,11 @@ def restaff(
     kern: str,  # canonical kern
     rng: random.Random,
 ) -> str:  # the same drawing, moved to another clef and key
-    "Read the same noteheads in another clef, under another key signature."
-    clef, key = _weighted(rng, _CLEF_WEIGHTS), _random_key(rng)
+    "Read the same noteheads in another clef, under another key signature; drawn again where a note would get a pitch that has no word."
     tokens = Written().encode(kern)
-    shift = BOTTOM[clef] - BOTTOM[tokens[0][5:]] + rng.randint(-2, 2)
-    moved = [letter(step(t) + shift) if t in _PITCH_SET else key if t.startswith("*k[") else t for t in tokens]
-    return Written().decode([f"*clef{clef}", *moved[1:]], errors="skip")
+    while True:
+        clef, key = _weighted(rng, _CLEF_WEIGHTS), _random_key(rng)
+        shift = BOTTOM[clef] - BOTTOM[tokens[0][5:]] + rng.randint(-2, 2)
+        moved = [letter(step(t) + shift) if t in _PITCH_SET else key if t.startswith("*k[") else t for t in tokens]
+        kern = Written().decode([f"*clef{clef}", *moved[1:]], "skip", left := [])
+        if not left: return kern

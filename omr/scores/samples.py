@@ -15,7 +15,7 @@ from .encodings import Written
 from .engraving import FONTS, Failure, Style, engrave, random_style, survive
 from .melodies import fits, melody, restaff
 from .polyphony import chord_sample, engrave_staff
-from .strips import find_staff, normalize, pad_strips, wear
+from .strips import HEIGHT, find_staff, normalize, pad_strips, wear
 from .tunes import Excerpt, tunes
 
 # %% auto #0
@@ -29,11 +29,13 @@ class Recipe:
     scores: tuple[str, ...] = ()  # folders of real scores, for `omr.scores.parts.part_excerpts`
     chords: float = 0.0  # share of staves with chords or two voices
     texts: bool = False  # give the kern of each staff, not the tokens of `Written`
+    height: int = HEIGHT  # of the strips, px; above `HEIGHT` staves are engraved larger as well, so that there is more to see
 
     def __post_init__(self):
         if self.chords and not self.texts: raise InputError("chords have no words in `Written`", hint="ask for texts")
         for name in ("camera", "chords"):
             if not 0 <= getattr(self, name) <= 1: raise InputError(f"a share of {getattr(self, name)}", where=name, hint="give a number from 0 to 1")
+        if self.height < 16: raise InputError(f"strips of {self.height} px", where="height", hint=f"take 16 or more; {HEIGHT} is usual")
         for folder in self.scores:
             if not Path(folder).is_dir(): raise InputError("no such folder of scores", where=folder)
 
@@ -83,6 +85,11 @@ def _photographed(image, rng):
     chance = np.random.default_rng(rng.getrandbits(32))
     return frame(photograph(image, chance, rng.random()), chance)
 
+def _enlarged(style, rng, height):
+    "For strips `n` times as high as usual, staves up to `n` times as large: blowing up a small print adds pixels, and no detail."
+    factor = rng.uniform(1, height / HEIGHT) if height > HEIGHT else 1
+    return replace(style, space=style.space * factor, margin=round(style.margin * factor))
+
 def _stretched(strip, factor):
     from PIL import Image
     return np.asarray(Image.fromarray(strip).resize((max(8, round(strip.shape[1] * factor)), len(strip)), Image.Resampling.BILINEAR))
@@ -91,11 +98,11 @@ def training_sample(
     seed: int,  # of the whole training
     index: int,  # number of the sample
     recipe: Recipe = Recipe(),
-) -> tuple[np.ndarray, list[str] | str]:  # uint8 (HEIGHT, W) strip, its tokens or its kern
+) -> tuple[np.ndarray, list[str] | str]:  # uint8 (recipe.height, W) strip, its tokens or its kern
     "Sample `index` of training `seed`: drawn for this one place in the training."
     for attempt_ in itertools.count():
         rng = random.Random(f"{seed} {index} {attempt_}")
-        polyphonic, style = rng.random() < recipe.chords, random_style(rng)
+        polyphonic, style = rng.random() < recipe.chords, _enlarged(random_style(rng), rng, recipe.height)
         kern = chord_sample(rng.getrandbits(40), recipe.scores) if polyphonic else _training_kern(rng, recipe.scores)
         try: image = (engrave_staff if polyphonic else engrave)(kern, style)
         except InputError: continue
@@ -103,7 +110,7 @@ def training_sample(
         image = _photographed(image, rng) if shot else image
         staff = find_staff(image, None if shot else style.space)
         if staff is None or not .8 < staff.space / style.space < 1.25: continue
-        strip = normalize(image, staff, jitter=(rng.gauss(1, .03), rng.gauss(0, .8)))
+        strip = normalize(image, staff, recipe.height, jitter=(rng.gauss(1, .03), rng.gauss(0, .8) * recipe.height / HEIGHT))
         return _stretched(strip, rng.uniform(.8, 1.2)) if shot else wear(strip, rng), kern if recipe.texts else Written().encode(kern)
 
 # %% ../../nbs/1_scores/06b_samples.ipynb #6125a151

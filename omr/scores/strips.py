@@ -5,7 +5,7 @@
 # %% ../../nbs/1_scores/05c_strips.ipynb #36998dbf
 from __future__ import annotations
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
@@ -65,26 +65,31 @@ def _comb(
     fine = np.repeat(profiles, 2, axis=1)
     reach = int(6 * spaces.max()) + 3
     sums = np.pad(fine, ((0, 0), (reach, reach))).cumsum(1)
-    ys, half = np.arange(fine.shape[1]) + reach, np.rint(.1 * spaces).astype(int)[:, None, None]  # a line is about a fifth of a space thick
-    def at(offsets):
-        middle = np.rint(2 * offsets * spaces[:, None]).astype(int)[..., None] + ys
-        return (sums[:, middle + half] - sums[:, middle - half - 1]) / (2 * half + 1)  # (K, S, offsets, 2 H)
-    lines, gaps = at(_LINES), at(_GAPS).mean(2)
-    return (.5 * lines.min(2) + .5 * lines.mean(2) - gaps) / (lines.mean(2) + gaps + .05)
+    def one(space):
+        half = round(.1 * space)  # a line is about a fifth of a space thick
+        rows = (sums[:, 2 * half + 1:] - sums[:, :-2 * half - 1]) / (2 * half + 1)
+        def at(offsets): return np.stack([rows[:, (i := reach - half - 1 + round(2 * o * space)):i + fine.shape[1]] for o in offsets])
+        lines, gaps = at(_LINES), at(_GAPS).mean(0)
+        return (.6 * lines.min(0) + .4 * lines.mean(0) - gaps) / (lines.mean(0) + gaps + .05)
+    return np.stack([one(s) for s in spaces], 1)
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #287e6250
 _SLOPES = np.linspace(-.07, .07, 29)  # px down for each px to the right
 
-def _sheared(dark, slope):
+def _sheared(dark, slope, how=cv2.INTER_LINEAR):
     "Columns moved up by `slope` px for each px to the right of the middle."
     matrix = np.float32([[1, 0, 0], [slope, 1, -slope * (dark.shape[1] - 1) / 2]])
-    return cv2.warpAffine(dark, matrix, dark.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(dark, matrix, dark.shape[::-1], flags=how | cv2.WARP_INVERSE_MAP)
 
-def _slope(dark):
-    "The slope of the staff lines; every fourth column is enough to see it."
-    few = np.ascontiguousarray(dark[:, ::4])
-    def contrast(slope): return (np.diff(_profiles(_sheared(few, 4 * slope), min(4, few.shape[1]))[0], axis=1) ** 2).sum()
-    return max(_SLOPES, key=contrast)
+def _slopes(dark):
+    "The three likeliest slopes of the staff lines, the best first."
+    few = cv2.blur(cv2.resize(dark, (max(1, dark.shape[1] // 4), len(dark)), interpolation=cv2.INTER_AREA), (1, 3))
+    wide = dark.shape[1] / few.shape[1]
+    def contrast(slope): return (np.diff(_profiles(_sheared(few, wide * slope, cv2.INTER_NEAREST), min(6, few.shape[1]))[0], axis=1) ** 2).sum()
+    contrasts = np.array([contrast(s) for s in _SLOPES])
+    for _ in range(3):
+        yield (best := _SLOPES[contrasts.argmax()])
+        contrasts[np.abs(_SLOPES - best) < .012] = -1
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #b6e87eab
 def _path(
@@ -110,22 +115,29 @@ def _trace(dark, spaces):
     score, path = _path(table, max(1, round(.12 * dark.shape[1] / len(xs))))
     best = score.argmax()
     score, y = table[every, best, path[best]], path[best] / 2 - .25
-    good = score > .25
-    if good.mean() < .35 or (contrast := float(np.median(score[good]))) < .31: return None
+    good = score > .2
+    if good.mean() < .3 or (contrast := float(np.median(score[good]))) < .26: return None
     return StaffLines(float(spaces[best]), xs, np.interp(xs, xs[good], _smooth(y[good])), contrast)
 
 def _smooth(y): return np.array([np.mean(y[max(0, i - 1):i + 2]) for i in range(len(y))])
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #c0596496
+def _leveled(dark, slope, space):
+    "The staff after shearing by this slope."
+    level = _sheared(dark, slope)
+    staff = _trace(level, np.linspace(.92, 1.08, 13) * (space or _space(level)))
+    return staff and replace(staff, ys=staff.ys + slope * (staff.xs - (dark.shape[1] - 1) / 2))
+
 def _search(dark, space):
     "A staff in even light."
     inked = np.flatnonzero(dark.mean(0) > .02)  # white margins would be strips without a staff
     if len(inked) < 8: return None
-    dark = dark[:, inked[0]:inked[-1] + 1]
-    slope = _slope(dark)
-    dark = _sheared(dark, slope)
-    staff = _trace(dark, np.linspace(.92, 1.08, 13) * (space or _space(dark)))
-    return staff and StaffLines(staff.space, staff.xs + inked[0], staff.ys + slope * (staff.xs - (dark.shape[1] - 1) / 2), staff.contrast)
+    dark, best = dark[:, inked[0]:inked[-1] + 1], None
+    for least, slope in zip((0, .31, .31), _slopes(dark)):  # a second guess has to show more
+        staff = _leveled(dark, slope, space)
+        if staff and staff.contrast > max(least, best.contrast if best else 0): best = staff
+        if best and best.contrast > .6: break
+    return best and replace(best, xs=best.xs + inked[0])
 
 def _space(dark):
     "The staff space, px; in doubt the smaller: beams can look like a huge staff."
@@ -194,9 +206,9 @@ def wear(
 ) -> np.ndarray:  # uint8 (H, W')
     "Stretch, blur, fade, shade, add noise, threshold: each sometimes."
     from PIL import Image, ImageFilter
-    image = Image.fromarray(strip)
+    image, size = Image.fromarray(strip), len(strip) / HEIGHT
     if rng.random() < .5: image = image.resize((max(8, round(image.width * rng.uniform(.88, 1.12))), image.height), Image.Resampling.BILINEAR)
-    if rng.random() < .5: image = image.filter(ImageFilter.GaussianBlur(rng.uniform(.2, .9)))
+    if rng.random() < .5: image = image.filter(ImageFilter.GaussianBlur(rng.uniform(.2, .9) * size))
     out, chance = np.asarray(image, np.float32), np.random.default_rng(rng.getrandbits(32))
     if rng.random() < .5: out = 255 - (255 - out) * rng.uniform(.6, 1)
     if rng.random() < .3: out = out - np.linspace(rng.uniform(0, 50), rng.uniform(0, 50), out.shape[1], dtype=np.float32)
