@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'PROFILES', 'STAVES', 'SPEED', 'SCORES', 'READERS', 'DECODERS', 'TROMR', 'LOOPS', 'EXPORT', 'CACHE',
-           'SPECTRA', 'PUBLISHED', 'ENCODERS', 'ROWS', 'NOTE', 'cores', 'hardware', 'commit', 'versions', 'fingerprint',
-           'package_files', 'weights_of', 'metric', 'result_path', 'record', 'save_figure', 'Row', 'shown',
-           'measured_with', 'read_json', 'records', 'row_lines', 'table', 'update_readme']
+           'SPECTRA', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores', 'hardware', 'commit', 'versions',
+           'fingerprint', 'package_files', 'weights_of', 'metric', 'result_path', 'record', 'save_figure', 'Row',
+           'shown', 'measured_with', 'read_json', 'records', 'row_lines', 'table', 'update_readme']
 
 # %% ../nbs/90_results.ipynb #6178d5d2
 import hashlib, json, os, platform, subprocess, time
@@ -158,7 +158,8 @@ STAVES = [Row(_own, _five, "SER", experiment="staves", key="ser"),
 
 SPEED = [Row("`omr read`, one staff, file to MIDI, warm", "one thread", "median time", experiment="speed", key="read_1"),
     Row("the same", "two threads", "median time", experiment="speed", key="read_2"),
-    Row("its network alone", "one thread", "median time", experiment="speed", key="network"),
+    *(Row(f"the same, {name}", "one thread", "median time", experiment="speed", key=f"read_{model}") for model, name in (("crnn", "CRNN"), ("tromr", "TrOMR"))),
+    Row("the network of the CRNN alone", "one thread", "median time", experiment="speed", key="network"),
     Row("network of Camera-PrIMuS size, as a baseline", "one thread", "median time", experiment="speed", key="network_primus"),
     Row("engraving", "1 worker", "staves a second", experiment="speed", key="engrave_1"),
     Row("engraving", "2 workers", "staves a second", experiment="speed", key="engrave_2"),
@@ -226,7 +227,15 @@ PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 
 
 ENCODERS = {"DeiT-S": .3205, "ConvNeXt-T": .3371, "Swin-T": .3555, "ViT-S": .3922, "ResNet-50": .4529, "MobileViT-S": .4857, "EfficientNet-B0": .5119}
 PUBLISHED += [Row(f"MusicTrOCR, {name}", "PDMX-Synth, 10 epochs", "best validation loss, teacher-forced", f"{loss:.4f} [V]") for name, loss in ENCODERS.items()]
-ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+SPEED+PUBLISHED
+
+_eyes = dict(zip("deit-small convnext-tiny swin-tiny vit-small resnet-50 mobilevit-small efficientnet-b0".split(), ENCODERS))
+_ways = {**{f"{o} full": name for o, name in _eyes.items()}, "mobilevit-small distilled": "MobileViT-S taught by DeiT-S", "deit-small pitch only": "DeiT-S, pitch only",
+         "deit-small blind": "DeiT-S, blind", "deit-small proportions kept": "DeiT-S, proportions kept"}
+_seen = "validation; smoke: staves, encoders made small; laptop: embedded set; full: PDMX-Synth"
+BACKBONES = [Row(f"MusicTrOCR, {text}", _seen, number, experiment="backbones", key=f"{way} {key}") for way, text in _ways.items() for key, number in (("validation_loss", "loss, teacher-forced"), ("ser", "SER over BPE pieces"))]
+BACKBONES += [Row("MusicTrOCR, a step of training on a GPU", "64 images of 224 x 224", "time in matrix work", experiment="backbones", key="matrix_share"),
+    Row("the same", "mixed precision and compiled over single precision", "ratio of throughput", experiment="backbones", key="throughput")]
+ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+SPEED+BACKBONES+PUBLISHED
 
 # %% ../nbs/90_results.ipynb #f5528979
 def shown(

@@ -51,6 +51,7 @@ class Training:
     wandb_project: str = ""  # project on Weights & Biases; '' does without
     wandb_run_name: str = ""  # name of the run there
     betas: tuple[float, float] = (0.9, 0.99)  # of AdamW: how long it remembers gradients, and their squares
+    eps: float = 1e-8  # of AdamW: keeps the division by small gradients finite
 
     def __post_init__(self):
         within(1, **{name: getattr(self, name) for name in ("steps", "accumulate", "save_every", "log_every", "evaluate_every")})
@@ -158,7 +159,7 @@ def fit(
 ) -> list[dict]:  # the log
     "Train, or go on with a run that was killed; the result is the same. Raises `InputError` for settings that do not agree with the folder's."
     accelerator = _accelerator(training)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas, eps=training.eps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     checkpoint = Path(folder) / "checkpoint.pt"
     step = start = load_checkpoint(checkpoint, model, optimizer, training, accelerator.num_processes) if checkpoint.exists() else 0

@@ -9,7 +9,7 @@ NBS = ROOT / "nbs"
 
 # Notebooks that papermill runs with parameters: exactly one cell tagged `parameters` each.
 EXPERIMENTS = {"1_scores/06d_scores.ipynb", "3_listening/16b_spectra_speed.ipynb", *(f"2_reading/{o}.ipynb" for o in (
-    "09b_staves", "09c_decoders", "09e_throughput", "10c_consistency", "11e_cache", "14b_speed", "14c_export", "14e_readers"))}
+    "09b_staves", "09c_decoders", "09e_throughput", "10c_consistency", "11e_cache", "12_backbones", "14b_speed", "14c_export", "14e_readers"))}
 
 # "notebook: reason: first line of the cell" for all that a run of the suite passes over. Each one is a decision.
 SKIPPED = []

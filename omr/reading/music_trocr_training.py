@@ -152,7 +152,7 @@ def _schedule(flags, batches):
     steps = flags["steps"] or flags["epochs"] * each
     warmup = round(.03 * steps)
     precision = flags["precision"] if flags["precision"] != "auto" else "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return dict(steps=steps, warmup=warmup, decay=steps - warmup, evaluate_every=flags["evaluate_every"] or each, precision=precision, metric="validation_loss", log_every=min(50, steps))
+    return dict(steps=steps, warmup=warmup, decay=steps - warmup, evaluate_every=flags["evaluate_every"] or each, precision=precision, eps=1e-6, metric="validation_loss", log_every=min(50, steps))
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #87da1fb4
 def train_music_trocr(

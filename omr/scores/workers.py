@@ -73,7 +73,8 @@ def _fault(
     while True:
         try: return future.exception(timeout=PATIENCE)
         except TimeoutError:
-            if not client.nthreads(): raise InputError("no worker is left", where=client.scheduler.address, hint="start some with `dask worker`") from None
+            try: client.wait_for_workers(1, timeout=PATIENCE)  # one that is just starting again counts
+            except TimeoutError: raise InputError("no worker is left", where=client.scheduler.address, hint="start some with `dask worker`") from None
 
 # %% ../../nbs/1_scores/04c_workers.ipynb #40b9596f
 def _results(client, submit, jobs, future, others):
