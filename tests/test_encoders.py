@@ -204,10 +204,10 @@ def test_hub_refusals(tmp_path):
     here = f"http://127.0.0.1:{server.server_port}"
     try: said = ask(tmp_path, "nobody/nothing", "some/gated", "some/pickled", "no-such-model", "a/b/c", HF_ENDPOINT=here, HF_HUB_OFFLINE="0")
     finally: server.shutdown(), server.server_close()
-    unreached = ask(tmp_path, "nobody/nothing", "deit-small", HF_ENDPOINT=here, HF_HUB_OFFLINE="0")
+    unreached = ask(tmp_path, "nobody/nothing", "deit-small", "some/pickled", HF_ENDPOINT=here, HF_HUB_OFFLINE="0")
     whys = ["the hub has no such model", "accept their terms", "no weights in safetensors", "no encoder of that name", "a hub id is owner/name"]
     assert len(said) == 5 and all(why in line for why, line in zip(whys, said)), said
-    assert len(unreached) == 2 and all("the hub cannot be reached" in o and "--no-pretrained" in o for o in unreached), unreached
+    assert len(unreached) == 3 and all("the hub cannot be reached" in o and "--no-pretrained" in o for o in unreached), unreached
 
 
 def test_the_seven_need_no_network_without_weights():

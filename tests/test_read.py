@@ -109,7 +109,7 @@ def test_weights_of_an_unknown_kind(folder, tmp_path):
 
 def test_the_best_shipped_model_is_taken(folder):
     best = next(iter(shipped()))
-    assert shipped()[best] == min(shipped().values()) < 1
+    assert shipped()[best] < min(shipped().values()) + .001 < 1  # equals are ordered by size
     assert read_many([folder / "good0.png"])[0].kern == read_many([folder / "good0.png"], best)[0].kern
 
 

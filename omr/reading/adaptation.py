@@ -87,15 +87,23 @@ def soft_loss(
     return temperature ** 2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 # %% ../../nbs/2_reading/11c_adaptation.ipynb #b800eccb
+def _shared(side, count, other, number):
+    "(count, number) px that each place of a row shares with each of another."
+    left, right = side * torch.arange(count, device=side.device)[:, None], other * torch.arange(number, device=side.device)
+    return (torch.minimum(left + side, right + other) - torch.maximum(left, right)).clamp(min=0)
+
 def on_grid(
     memory: Memory,
-    rows: int,
-    columns: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # states (B, rows x columns, width), bool (B, rows x columns): mostly no padding
-    "Features averaged to another grid, padding left out."
-    seen = memory.seen[:, None].float()
-    grid, share = (F.adaptive_avg_pool2d(o.unflatten(2, (memory.rows, -1)), (rows, columns)).flatten(2) for o in (memory.states.float().transpose(1, 2) * seen, seen))
-    return (grid / share.clamp(min=1e-6)).transpose(1, 2), share[:, 0] > .5
+    like: Memory,  # of the same images; its places are squares, as are those of `memory`
+) -> tuple[torch.Tensor, torch.Tensor]:  # states (B, places of `like`, width), bool (B, places of `like`): something was seen there
+    "Features averaged over the px of the places of another grid, padding left out."
+    places = [(2 * m.at[0, 0], m.rows, m.states.shape[1] // m.rows) for m in (like, memory)]
+    down, along = (_shared(places[0][0], places[0][k], places[1][0], places[1][k]) for k in (1, 2))
+    seen = memory.seen[..., None].float()
+    with torch.autocast(seen.device.type, enabled=False):
+        sums = torch.einsum("rR,bRCw->brCw", down, torch.cat([memory.states.float() * seen, seen], 2).unflatten(1, places[1][1:]))
+        sums = torch.einsum("cC,brCw->brcw", along, sums).flatten(1, 2)
+    return sums[..., :-1] / sums[..., -1:].clamp(min=1e-6), sums[..., -1] > 0
 
 def feature_loss(
     student: Memory,
@@ -103,8 +111,7 @@ def feature_loss(
     lift: nn.Module,  # of the student's features to the teacher's width; `nn.Identity()` where they agree
 ) -> torch.Tensor:  # scalar
     "Mean square error of what the decoders are given."
-    columns = student.states.shape[1] // student.rows
-    aim, seen = on_grid(teacher, student.rows, columns)
+    aim, seen = on_grid(teacher, student)
     seen = seen & student.seen
     return F.mse_loss(lift(student.states)[seen].float(), aim[seen])
 
@@ -124,11 +131,15 @@ def distilled(
     return shares[0] * hard + shares[1] * feature_loss(memory, taught[1], lift) + shares[2] * soft_loss(logits[real], taught[0][real], temperature)
 
 # %% ../../nbs/2_reading/11c_adaptation.ipynb #175ce3d2
-def _name(image, width, ids): return hashlib.blake2b(image[:, :int(width)].cpu().contiguous().numpy().tobytes() + repr((tuple(image.shape[:1]), ids.tolist())).encode(), digest_size=16).hexdigest()
+def _name(image, width, ids):
+    "Of a sample: the px that belong to it, their shape, and its text."
+    pixels = image[:, :int(width)].cpu().contiguous().numpy()
+    return hashlib.blake2b(pixels.tobytes() + repr((pixels.shape, ids.tolist())).encode(), digest_size=16).hexdigest()
 
 def _apart(logits, memory, lengths):
-    "Answers of a batch, each without padding: logits (T, words), states (rows, columns, width)."
-    return [{"logits": o[:n].half().cpu(), "states": s[k].unflatten(0, (memory.rows, -1)).half().cpu()} for o, s, k, n in zip(logits, memory.states, memory.seen, lengths)]
+    "Answers of a batch, each without padding: logits (T, words), states (rows, columns, width), px of the first place."
+    return [{"logits": o[:n].half().cpu(), "states": s[k].unflatten(0, (memory.rows, -1)).half().cpu(), "at": at[:1].float().cpu()}
+            for o, s, k, at, n in zip(logits, memory.states, memory.seen, memory.at, lengths)]
 
 def _together(answers, device):
     "The reverse."
@@ -136,7 +147,8 @@ def _together(answers, device):
     seen = torch.stack([(torch.arange(columns) < s.shape[1]).repeat(len(s)) for s in states]).to(device)
     grids = torch.stack([F.pad(s, (0, 0, 0, columns - s.shape[1])).flatten(0, 1) for s in states]).to(device).float()
     logits = nn.utils.rnn.pad_sequence([a["logits"] for a in answers], batch_first=True).to(device).float()
-    return logits, Memory(grids, seen, torch.zeros(seen.shape, device=device), len(states[0]))
+    at = answers[0]["at"] * (2 * torch.arange(columns) + 1).repeat(len(states[0]))
+    return logits, Memory(grids, seen, at.to(device).expand(seen.shape), len(states[0]))
 
 # %% ../../nbs/2_reading/11c_adaptation.ipynb #446b3632
 class Teacher:

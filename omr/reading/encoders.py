@@ -32,7 +32,7 @@ def bare(
     "A vision model without its pooler. Raises `InputError` if there is no such model, or if it takes no images."
     from transformers import AutoConfig, AutoModel
     try: net = AutoModel.from_config(AutoConfig.for_model(**config))
-    except Exception as e: raise InputError(f"no model of transformers: {_line(e)}", hint=_OPENS) from None
+    except Exception as e: raise InputError(f"no model of transformers: {_line(e)[:120]}", hint=_OPENS) from None
     return _bared(net)
 
 _OPENS = "name a model that transformers.AutoModel opens"
@@ -160,13 +160,16 @@ def encoder_files(
     weights: bool = True,  # fetch the weights too
 ) -> Path:  # a folder
     "Where the files of an encoder lie, fetched if need be. Raises `InputError`."
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     if Path(name).is_dir(): return Path(name)
     hub_id, _, revision = name.partition("@")
     if "/" not in name: raise InputError("no encoder of that name", hint=f"{nearest(name, SEVEN)}; or name a folder or a hub id, owner/name")
     files = ["config.json", "preprocessor_config.json", *["model*.safetensors*"] * weights]
-    try: return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=files))
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=files))
+        if weights and not list(folder.glob("model*.safetensors")): model_info(hub_id, revision=revision or None, timeout=10)  # without a network what is kept comes back, and nothing is said
+        return folder
     except GatedRepoError:
         login = f"accept them on https://huggingface.co/{hub_id}, then log in with: hf auth login (or set HF_TOKEN)"
         raise InputError("its authors want you to accept their terms first", hint=login) from None
@@ -174,8 +177,9 @@ def encoder_files(
         raise InputError("no folder and no hub id", hint="a hub id is owner/name or owner/name@revision") from None
     except RepositoryNotFoundError: raise InputError("the hub has no such model", hint="check its id; for a private one log in with: hf auth login") from None
     except Exception as e:  # which library raises depends on the version
-        there = "fetch it where there is a network and name its folder; --no-pretrained needs no weights"
-        raise InputError(f"the hub cannot be reached ({_line(e)[:80]})", hint=there) from None
+        alone = isinstance(e, LocalEntryNotFoundError) or any(word in type(e).__name__ for word in ("Connect", "Timeout", "Offline"))
+        why, there = ("the hub cannot be reached", "where there is a network") if alone else (f"its files cannot be fetched: {type(e).__name__}", "in another way")
+        raise InputError(f"{why} ({_line(e)[:80]})", hint=f"fetch it {there} and name its folder; --no-pretrained needs no weights") from None
 
 # %% ../../nbs/2_reading/09f_encoders.ipynb #3f6249f0
 def read_config(

@@ -12,7 +12,7 @@ from ..scores.dialects import BekernSMT
 from ..scores.encodings import KernError
 
 # %% auto #0
-__all__ = ['PAD', 'BOS', 'EOS', 'SPECIAL', 'Row', 'KernGrammar', 'AbcGrammar', 'Grammar', 'wander']
+__all__ = ['PAD', 'BOS', 'EOS', 'SPECIAL', 'KEPT', 'Row', 'KernGrammar', 'AbcGrammar', 'Grammar', 'wander']
 
 # %% ../../nbs/2_reading/11ac_masks.ipynb #0825d4a1
 PAD, BOS, EOS = range(3)
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     def ends_after(self, more): return self.columns is None or (self.at + 1 < len(self.columns)) == more
 
 # %% ../../nbs/2_reading/11ac_masks.ipynb #cc72a0bf
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=65_536)
 def _reads(parts, raw, line=False):
     "Whether the dialect takes these parts for a note (or a line) as they are."
     text = f"**kern\n{''.join(parts)}\n" + "4c\n" * line + "*-\n"
@@ -157,6 +157,8 @@ def _key(r):
     if isinstance(r, Row): return r
     return r.stage, r.line, r.item, r.said if r.item and r.item[0][0] == "measures" else r.said[-1:] == "\n", r.voice.begun, min(r.room, 40), r.may_leave
 
+KEPT = 10_000  # masks: 40 MB for 4,096 words
+
 class Grammar:
     "The mask of a target: call it with what was written so far."
     def __init__(self,
@@ -182,6 +184,7 @@ class Grammar:
 
     def mask(self, r):
         if r is None or r == self.rules.over: return self.only(EOS if r is None else PAD)
+        if len(self.masks) >= KEPT: self.masks.clear()
         if (key := _key(r)) not in self.masks: self.masks[key] = self.only(*self.allowed(r))
         if not self.rules.pieces: return self.masks[key]
         may = self.masks[key].clone()

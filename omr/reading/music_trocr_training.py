@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #f6db9519
 from __future__ import annotations
-import hashlib, json, shlex, time
+import hashlib, json, os, random, shlex, time
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -18,18 +18,18 @@ from ..core import InputError, nearest, write_atomic
 from .adaptation import Teacher, adapt, counts
 from .cards import facts_of
 from .conventions import legato, smt
-from .encoders import find_encoder, small
+from .encoders import find_encoder, grid_of, small
 from .metrics import rates
 from .music_trocr import MusicTrOCR, fit_image, image_size, load_music_trocr, read_images, reading_loss, save_weights, validation_loss
 from .runs import begin_run
-from .score_sets import Pages, numbered, once, open_set, page_batches
+from .score_sets import EMBEDDED, Pages, numbered, once, open_set, page_batches
 from .targets import Target, abc_target, as_kern, bekern_target
 from ..scores.corpora import Report, decode_image
 from ..training import fit, is_main, load_best, within
 
 # %% auto #0
-__all__ = ['TEXTS', 'CARD', 'target_of', 'build', 'error_rates', 'measure', 'same_run', 'room', 'train_music_trocr', 'command',
-           'run_one']
+__all__ = ['TEXTS', 'CARD', 'target_of', 'open_encoder', 'build', 'error_rates', 'measure', 'same_run', 'room',
+           'train_music_trocr', 'some_of', 'command', 'run_one']
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #c65b4907
 TEXTS = 20_000  # of the training set, for the words: more bring next to nothing
@@ -46,8 +46,22 @@ def target_of(
     return abc_target(texts, vocabulary, strip_non_pitch) if kind == "abc" else bekern_target(texts)
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #d034b919
-def build(
+def open_encoder(
     encoder: str,  # one of the seven short names, a hub id or a folder
+    size: str = "224x224",  # of the images
+    pretrained: bool = True,  # with its weights
+    reduced: bool = False,  # a tiny one of the same family, at random
+) -> tuple[dict, dict | None, list[float], list[float]]:  # as `find_encoder`
+    "An encoder that is known to read images of a size; a width that varies is tried at four heights. Raises `InputError`."
+    config, *rest = find_encoder(encoder, pretrained and not reduced)
+    if reduced: config = small(config)
+    (high, wide), stride = image_size(size), grid_of(config).stride
+    try: grid_of(config, tuple(o + -o % stride for o in (high, wide or 4 * high)))
+    except InputError as e: raise InputError(e.what, where=f"--encoder {encoder} --size {size}", hint=e.hint) from None
+    return config, *rest
+
+def build(
+    encoder: str | tuple,  # as for `open_encoder`, or what it gave
     target: Target,
     size: str = "224x224",  # of the images
     pretrained: bool = True,  # with the encoder's weights
@@ -59,8 +73,8 @@ def build(
     **decoder,  # width, depth, heads, feed, length, dropout
 ) -> MusicTrOCR:
     "A network to train. Raises `InputError`."
-    config, weights, mean, std = find_encoder(encoder, pretrained and not reduced)
-    model = MusicTrOCR(small(config) if reduced else config, target.to_dict(), size, list(mean), list(std), **decoder)
+    config, weights, mean, std = open_encoder(encoder, size, pretrained, reduced) if isinstance(encoder, str) else encoder
+    model = MusicTrOCR(config, target.to_dict(), size, list(mean), list(std), **decoder)
     if weights: model.encoder.net.load_state_dict(weights)
     model.mode = mode
     adapt(model.encoder.net, mode, rank, alpha, lora_dropout)
@@ -68,7 +82,7 @@ def build(
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #2f931339
 def _truth(target, text, ids):
-    "A text as the target would say it: words that it does not know stay in the truth."
+    "A text as the target would say it. In kern, words that it does not know stay in the truth; ABC has the nearest that it can say."
     return target.decode(ids) if target.kind == "abc" else target.dialect.to_kern(target.dialect.from_kern(as_kern(text), target.decorations))
 
 def error_rates(
@@ -93,14 +107,23 @@ def measure(
     grammar: bool = False,  # only well-formed texts
     blind: bool = False,  # blank paper instead of the images
     seed: int = 0,  # of the bootstrap
-) -> dict:  # as `error_rates`, and `read_per_s`
-    "Read a set. A text that grows far beyond the longest true one is cut off: it is wrong by then."
+    longest: int | None = None,  # words after which a text is cut off; None for all that the decoder can say
+) -> dict:  # as `error_rates`, and `read_per_s`, `cut_off` (share of the texts), `nearest` (truths that ABC says only nearly)
+    "Read a set. What it is cut off by must not come from its own texts: that would be help."
     rows = [corpus[i] for i in range(len(corpus))]
     images = [np.full_like(image, 255) if blind else image for image in map(decode_image, rows)]
-    start, longest = time.perf_counter(), min(model.decoder.length, max(map(len, ids)) * 5 // 4 + 16)
+    start, longest = time.perf_counter(), min(model.decoder.length, longest or model.decoder.length)
     said = read_images(model, images, batch, beam, grammar, longest)
     seconds = time.perf_counter() - start
-    return error_rates(model.target, [_truth(model.target, row["transcription"], i) for row, i in zip(rows, ids)], said, seed) | {"read_per_s": round(len(rows) / seconds, 3)}
+    found = error_rates(model.target, [_truth(model.target, row["transcription"], i) for row, i in zip(rows, ids)], said, seed)
+    near = sum(_only_near(model.target, row["transcription"]) for row in rows)
+    return found | {"read_per_s": round(len(rows) / seconds, 3), "cut_off": sum(len(o.ids) >= longest - 1 for o in said) / len(rows), "nearest": near}
+
+def _only_near(target, text):
+    "Whether ABC has no words for some of this kern."
+    skipped = []
+    if target.kind == "abc": target.tokens(text, "skip", skipped)
+    return bool(skipped)
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #2b1b6d72
 _MAY_CHANGE = {"folder", "workers", "threads", "save_every", "evaluate_every", "patience", "compile", "wandb_project", "wandb_run_name", "teacher_cache"}
@@ -125,30 +148,43 @@ def room(
     "Raises `InputError` for a lack of memory."
     try: yield
     except (MemoryError, RuntimeError) as e:
-        if not isinstance(e, MemoryError) and not any(words in str(e) for words in ("out of memory", "allocate memory", "enough memory")): raise
-        raise InputError("out of memory", where=f"--batch {batch} --size {size}", hint="halve --batch and double --accumulate, or take smaller images or --encoder-mode frozen") from None
+        if not isinstance(e, MemoryError) and not any(words in str(e) for words in _FULL): raise
+        hint = "halve --batch and double --accumulate; or lower --size, --length, --width or --workers, or take --encoder-mode frozen"
+        raise InputError("out of memory", where=f"--batch {batch} --size {size}", hint=hint) from None
+
+_FULL = ("out of memory", "allocate memory", "enough memory", "killed by signal: Killed")  # the last: a worker of the DataLoader, by the system
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #365c83ec
-def _teach(model, teacher, cache):
-    "Give a student its teacher; both must write the same words and see the same images."
-    folder, large = Path(teacher), load_music_trocr(teacher)
-    if large.target.fingerprint != model.target.fingerprint: raise InputError("the teacher writes other words than the student", where=f"--teacher {teacher}")
+def _open_teacher(flags):
+    "A teacher and its words; the command must not say that a student writes others. Raises `InputError`."
+    large, where = load_music_trocr(flags["teacher"]), f"--teacher {flags['teacher']}"
+    told = dict(target=large.target.kind, strip_non_pitch=bool(large.target.settings.get("strip_non_pitch")))
+    for name, value in told.items():
+        if flags[name] != value: raise InputError(f"the teacher writes other words: its {name} is {value!r}, not {flags[name]!r}", where=where, hint="a student takes its teacher's")
+    if told["target"] == "abc" and (pieces := len(large.target.bpe.tokens)) > max(256, flags["vocabulary"]):
+        raise InputError(f"the teacher writes {pieces} pieces, not {flags['vocabulary']}", where=where, hint=f"--vocabulary {pieces}")
+    return large
+
+def _teach(model, large, flags):
+    "Give a student its teacher; both must see the same images. What is kept belongs to weights, description and precision."
+    folder, teacher = Path(flags["teacher"]), flags["teacher"]
     if large.size != model.size: raise InputError(f"the teacher sees images of another size ({large.size}, not {model.size})", where=f"--teacher {teacher}", hint="give --size as the teacher had it")
     wide, mine = large.encoder.project.out_features, model.encoder.project.out_features
     model.lift = nn.Identity() if wide == mine else nn.Linear(mine, wide)
     large.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-    return Teacher(large, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12], cache or None)
+    state = b"".join((folder / name).read_bytes() for name in ("model.safetensors", "config.json")) + flags["precision"].encode()
+    return Teacher(large, hashlib.sha256(state).hexdigest()[:12], flags["teacher_cache"] or None)
 
 def _check(flags):
     "Refuse what would fail late, or in other words."
-    within(1, **{k: flags[k] for k in ("batch", "accumulate", "evaluate_on", "width", "depth", "heads", "feed", "length", "beam")})
-    within(0, **{k: flags[k] for k in ("count", "steps", "epochs", "evaluate_every")})
+    within(1, **{k: flags[k] for k in ("batch", "accumulate", "width", "depth", "heads", "feed", "length", "beam")})
+    within(0, **{k: flags[k] for k in ("count", "steps", "epochs", "evaluate_every", "evaluate_on", "test_on")})
     within(0, .99, dropout=flags["dropout"], lora_dropout=flags["lora_dropout"])
     if flags["width"] % flags["heads"] or flags["width"] % 4: raise InputError(f"a width of {flags['width']} for {flags['heads']} heads", where="--width", hint="give a multiple of 4 and of --heads")
 
 def _schedule(flags, batches):
-    "Published: 3 % warm-up, then a line down to zero; one evaluation a pass."
-    each = -(-batches // flags["accumulate"])
+    "Published: 3 % warm-up, then a line down to zero; one evaluation a pass. Processes share the batches of an update."
+    each = -(-batches // (flags["accumulate"] * int(os.environ.get("WORLD_SIZE", 1))))
     steps = flags["steps"] or flags["epochs"] * each
     warmup = round(.03 * steps)
     precision = flags["precision"] if flags["precision"] != "auto" else "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
@@ -192,7 +228,8 @@ def train_music_trocr(
     threads: int = 0,  # of the network; 0 leaves torch's choice
     save_every: int = 500,  # steps between checkpoints
     evaluate_every: int = 0,  # steps between evaluations; 0: one a pass
-    evaluate_on: int = 200,  # validation images
+    evaluate_on: int = 200,  # validation images, chosen by chance; 0 for all
+    test_on: int = 0,  # test images read with the weights that are kept; 0 reads none
     patience: int = 0,  # evaluations without a smaller loss before the run ends; 0 never does
     beam: int = 1,  # texts followed at once in the last measurement
     grammar: bool = False,  # only well-formed texts there
@@ -203,32 +240,62 @@ def train_music_trocr(
     flags = dict(locals())
     image_size(size); _check(flags); told = same_run(folder, flags)
     if (done := Path(folder) / "figures.json").exists(): return json.loads(done.read_text())
-    corpus, known = open_set(data, "train", count, workers), open_set(data, "validation", evaluate_on, workers)
-    words = load_music_trocr(teacher).target if teacher else target_of(corpus, target, strip_non_pitch, vocabulary)
+    eyes, large = open_encoder(encoder, size, pretrained, small), _open_teacher(flags) if teacher else None
+    corpus, known, last = open_set(data, "train", count, workers), some_of(data, "validation", evaluate_on, workers), test_on and some_of(data, "test", test_on, workers)
+    words = large.target if large else target_of(corpus, target, strip_non_pitch, vocabulary)
     (corpus, ids), (known, known_ids) = numbered(corpus, words, length), numbered(known, words, length, "skip")
     plan = _schedule(flags, -(-len(ids) // batch))
-    training = begin_run({k: v for k, v in flags.items() if k not in ("data", *plan)}, f"{len(ids)} images of {data}, words {words.fingerprint}", **plan)
-    model = build(encoder, words, size, pretrained, small, encoder_mode, lora_rank, lora_alpha, lora_dropout, width=width, depth=depth, heads=heads, feed=feed, length=length, dropout=dropout)
-    loss = partial(reading_loss, teacher=_teach(model, teacher, teacher_cache)) if teacher else reading_loss
-    if compile: model.compile(dynamic=True)
-    fitted = partial(fit_image, size=model.size)
-    pages, unseen = Pages(corpus, ids, fitted, blind), Pages(known, known_ids, fitted, blind)
-    write_atomic(Path(folder) / "settings.json", json.dumps(told, indent=1))
+    usual = {k: v for k, v in flags.items() if k not in ("data", *plan)} | {"evaluate_on": len(known_ids)}
+    training = begin_run(usual, f"{len(ids)} images of {data}, words {words.fingerprint}", **plan)
     with room(batch, size):
+        model = build(eyes, words, size, mode=encoder_mode, rank=lora_rank, alpha=lora_alpha, lora_dropout=lora_dropout, width=width, depth=depth, heads=heads, feed=feed, length=length, dropout=dropout)
+        loss = partial(reading_loss, teacher=_teach(model, large, flags | {"precision": training.precision})) if large else reading_loss
+        if compile: model.compile(dynamic=True)
+        pages, unseen = (Pages(c, i, partial(fit_image, size=model.size), blind) for c, i in ((corpus, ids), (known, known_ids)))
+        write_atomic(Path(folder) / "settings.json", json.dumps(told, indent=1))
         log = fit(model, lambda start: page_batches(pages, batch, seed, start, workers), loss, training, folder, lambda m: {"validation_loss": validation_loss(m, once(unseen, batch))})
         if not is_main(): return {}
         load_best(folder, model)
-        said = measure(model, known, known_ids, batch, beam, grammar, blind)
-    return _finish(folder, model, flags, training, log, dict(records=len(ids), left_out=len(corpus.bad), measured=len(known_ids)), said)
+        kept = _keep(folder, model)
+        said = _measured(kept, unseen, ids, flags) | (_on_test(kept, last, ids, flags) if test_on else {})
+    found = dict(records=len(ids), left_out=len(corpus.bad), measured=len(known_ids), validation_left_out=len(known.bad), words=len(words))
+    return _finish(folder, counts(kept) | {"trained": counts(model)["trained"]}, flags, training, log, found, said)
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #fcf09a4a
-def _finish(folder, model, flags, training, log, found, said):
-    "Weights, facts, card and figures; the figures last, since they say that the run is done."
+def some_of(
+    data: str,  # as for `open_set`
+    split: str,
+    count: int,  # records; 0 for all
+    workers: int = 1,
+) -> Report:
+    "Records chosen by chance, the same each time. Embedded sets are in a random order, and only what is asked for is drawn."
+    if data in EMBEDDED or not count: return open_set(data, split, count, workers)
+    found = open_set(data, split)
+    return found.take(sorted(random.Random(0).sample(range(len(found)), min(count, len(found)))))
+
+def _keep(folder, model):
+    "Write the weights; what a reader will get of them."
+    if hasattr(model, "lift"): del model.lift
+    return load_music_trocr(save_weights(model, Path(folder) / "weights")).to(next(model.parameters()).device)
+
+def _measured(model, pages, ids, flags):
+    "Loss and rates; `ids` of the training set say how long a text may grow."
+    longest = max(map(len, ids)) * 5 // 4 + 16
+    return {"validation_loss": round(validation_loss(model, once(pages, flags["batch"])), 5)} | measure(model, pages.corpus, pages.ids, flags["batch"], flags["beam"], flags["grammar"], flags["blind"], longest=longest)
+
+def _on_test(model, corpus, ids, flags):
+    "The same on the test split."
+    corpus, known = numbered(corpus, model.target, flags["length"], "skip")
+    found = _measured(model, Pages(corpus, known, partial(fit_image, size=model.size), flags["blind"]), ids, flags)
+    return {f"test_{k.removeprefix('validation_')}": v for k, v in (found | dict(measured=len(known), left_out=len(corpus.bad))).items()}
+
+# %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #c6f10b93
+def _finish(folder, sizes, flags, training, log, found, said):
+    "Facts, card and figures; the figures last, since they say that the run is done."
     weights, facts = Path(folder) / "weights", facts_of(log, training)
     best = min((row for row in log if "validation_loss" in row), key=lambda row: row["validation_loss"])
     speeds, peaks = ([row[k] for row in log if k in row] for k in ("samples_per_s", "cuda_mb" if torch.cuda.is_available() else "memory_mb"))
-    figures = dict(validation_loss=round(best["validation_loss"], 5), **said, **counts(model), images_per_s=median(speeds), peak_mb=max(peaks), minutes=facts["minutes"], steps=log[-1]["step"], **found)
-    save_weights(model, weights)
+    figures = dict(**said, **sizes, images_per_s=median(speeds), peak_mb=max(peaks), minutes=facts["minutes"], steps=log[-1]["step"], **found)
     write_atomic(weights / "training.json", json.dumps(flags | facts | {"figures": figures}, indent=1))
     write_atomic(weights / "README.md", CARD.format(command=command(flags), best=best, cpu=facts["cpu"], **flags | {"precision": training.precision} | figures))
     write_atomic(Path(folder) / "figures.json", json.dumps(figures, indent=1))
@@ -251,7 +318,8 @@ tags: [optical-music-recognition]
 
 Reads images of printed scores into {target}. Made by `{command}`.
 
-- Data: {records:,} images of {data}; {left_out} more could not be written in the target.
+- Data: {records:,} images of {data}; {left_out} more could not be written in the target or are longer than the decoder takes.
+- Words: {words:,}; {nearest} of the {measured} validation texts can be said in them only nearly.
 - Training: {steps:,} steps of {accumulate} x {batch} images, {minutes} minutes, {cpu}, precision {precision}, seed {seed}; weights of step {best[step]}, the best validation loss.
 - {parameters:,} parameters, {trained:,} of them trained.
 
@@ -259,7 +327,7 @@ Reads images of printed scores into {target}. Made by `{command}`.
 |---|---|---|---|---|---|---|
 | {measured} | {validation_loss:.4f} | {ser:.2%} | {cer:.2%} | {ler:.2%} | {exact:.1%} | {coverage:.1%} |
 
-Rates in the convention `{convention}`.
+Rates in the convention `{convention}`; {validation_left_out} more images were not measured, since their texts are longer than the decoder takes or cannot be written; {cut_off:.1%} of the readings were cut off.
 """
 
 # %% ../../nbs/2_reading/11d_music_trocr_training.ipynb #20af56da
