@@ -2050,4 +2050,5 @@ d = { 'settings': { 'branch': 'main',
                               'omr.training.save_checkpoint': ('2_reading/training.html#save_checkpoint', 'omr/training.py'),
                               'omr.training.seed_step': ('2_reading/training.html#seed_step', 'omr/training.py'),
                               'omr.training.share': ('2_reading/training.html#share', 'omr/training.py'),
-                              'omr.training.within': ('2_reading/training.html#within', 'omr/training.py')}}}
+                              'omr.training.within': ('2_reading/training.html#within', 'omr/training.py'),
+                              'omr.training.writable': ('2_reading/training.html#writable', 'omr/training.py')}}}

@@ -173,7 +173,7 @@ def config_words(
         with open(path, encoding="utf-8") as f: settings = yaml.safe_load(f) or {}
     except (OSError, ValueError, yaml.YAMLError) as e: raise InputError(f"cannot be read as YAML ({' '.join(str(e).split())})", where=path) from e
     if not isinstance(settings, dict): raise InputError("holds no settings", where=path, hint="write lines such as: seed: 3")
-    return [word for name, value in settings.items() for word in setting_words(name.replace("-", "_"), value)]
+    return [word for name, value in settings.items() for word in setting_words(str(name).replace("-", "_"), value)]
 
 def setting_words(
     name:str, # of a flag

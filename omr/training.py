@@ -4,7 +4,7 @@
 
 # %% ../nbs/2_reading/08_training.ipynb #fec61593
 from __future__ import annotations
-import io, math, os, random, warnings
+import io, math, os, random, tempfile, warnings
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -15,8 +15,8 @@ from .core import InputError, write_atomic
 from .tracking import Log, best_row, out_of_patience, send_rows, start_wandb, write_log
 
 # %% auto #0
-__all__ = ['within', 'Training', 'rate', 'seed_step', 'batch_size', 'share', 'save_checkpoint', 'load_checkpoint', 'fit',
-           'load_best', 'is_main']
+__all__ = ['within', 'Training', 'rate', 'seed_step', 'batch_size', 'share', 'save_checkpoint', 'load_checkpoint', 'writable',
+           'fit', 'load_best', 'is_main']
 
 # %% ../nbs/2_reading/08_training.ipynb #62a21c38
 def within(
@@ -145,6 +145,16 @@ def _restore(path, state, **parts):
     except (RuntimeError, ValueError, KeyError) as e: raise InputError(f"a checkpoint of another network ({str(e).splitlines()[0]})", where=path, hint="use another folder") from None
     return state["step"]
 
+# %% ../nbs/2_reading/08_training.ipynb #3f580377
+def writable(
+    folder: str | Path,  # made if it is missing
+) -> Path:
+    "The folder of a run. Raises `InputError` if nothing can be written there: better at once than at the first checkpoint."
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder): return Path(folder)
+    except OSError as e: raise InputError(f"cannot be written ({e.strerror})", where=folder, hint="choose another folder") from None
+
 # %% ../nbs/2_reading/08_training.ipynb #ab358a1d
 def fit(
     model: torch.nn.Module,  # trained in place
@@ -158,10 +168,9 @@ def fit(
     size_of=batch_size,  # function: batch -> its weight within an update
 ) -> list[dict]:  # the log
     "Train, or go on with a run that was killed; the result is the same. Raises `InputError` for settings that do not agree with the folder's."
-    accelerator = _accelerator(training)
+    checkpoint, accelerator = writable(folder) / "checkpoint.pt", _accelerator(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas, eps=training.eps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    checkpoint = Path(folder) / "checkpoint.pt"
     step = start = load_checkpoint(checkpoint, model, optimizer, training, accelerator.num_processes) if checkpoint.exists() else 0
     log = Log(Path(folder) / "log.jsonl", accelerator, start)
     if out_of_patience(log.rows, training.metric, training.patience): return log.rows
