@@ -10,8 +10,8 @@ import torch
 from .core import InputError, write_atomic
 
 # %% auto #0
-__all__ = ['memory', 'Log', 'write_log', 'start_wandb', 'send_rows', 'best_row', 'out_of_patience', 'smoothed', 'curves', 'Live',
-           'extrapolate']
+__all__ = ['memory', 'read_log', 'Log', 'write_log', 'start_wandb', 'send_rows', 'best_row', 'out_of_patience', 'smoothed',
+           'curves', 'Live', 'extrapolate']
 
 # %% ../nbs/2_reading/08a_tracking.ipynb #89ef7966
 def memory(
@@ -22,6 +22,18 @@ def memory(
     found = {"memory_mb": round(psutil.Process().memory_info().rss / 1e6)}
     return found | {"cuda_mb": round(torch.cuda.max_memory_allocated(device) / 1e6)} if device.type == "cuda" else found
 
+# %% ../nbs/2_reading/08a_tracking.ipynb #4ea10f54
+def read_log(
+    path: str | Path,  # log.jsonl of a run
+) -> list[dict]:  # its rows; none without a file
+    "The rows of a run so far. Raises `InputError` for a file that is no log."
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        if all(isinstance(r, dict) and isinstance(r.get("step"), int) for r in rows): return rows
+    except FileNotFoundError: return []
+    except (OSError, ValueError): pass
+    raise InputError("a damaged log", where=path, hint="remove it: the run goes on from its checkpoint, and the log begins anew")
+
 # %% ../nbs/2_reading/08a_tracking.ipynb #23eca224
 class Log:
     "Rows of a run. In a run of several processes each has one, and they `flush` together."
@@ -30,8 +42,7 @@ class Log:
         accelerator,  # of accelerate
         start: int = 0,  # steps done; later rows of a killed run are forgotten
     ):
-        rows = [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
-        self.rows, self.pending, self.accelerator = [r for r in rows if r["step"] <= start], [], accelerator
+        self.rows, self.pending, self.accelerator = [r for r in read_log(path) if r["step"] <= start], [], accelerator
         self.restart()
 
     def restart(self):

@@ -137,7 +137,7 @@ def test_odd_facts_are_a_line(tmp_path, card, change):
 
 
 TOLD = dict(start_from="crnn", scores=["openscore-lieder", "old songs"], camera=.25, steps=40, decay=10, warmup=3, lr=1e-3, batch=8, accumulate=2, seed=5,
-            precision="bf16", workers=2, threads=1, save_every=9, evaluate_every=7, evaluate_on=3, patience=2)
+            precision="bf16", workers=2, threads=1, save_every=9, evaluate_every=7, evaluate_on=3, metric="photo_ser", patience=2)
 MORE = {"crnn": dict(network="camera-primus", decoder="gru"), 
         "tromr": dict(network="camera-tromr", encoder="some/vit", chords=.3, consistency=0., ctc=0., noise=.2)}
 

@@ -14,7 +14,7 @@ from ..training import Training
 
 # %% auto #0
 __all__ = ['PLACES', 'SOURCES', 'CARD', 'FACTS', 'weights_folder', 'learning_curve', 'facts_of', 'saved_row', 'settings_of',
-           'command_line', 'credits_of', 'material', 'read_object', 'read_facts', 'score_rows', 'fill_card',
+           'command_line', 'credits_of', 'material', 'origin', 'read_object', 'read_facts', 'score_rows', 'fill_card',
            'add_scores']
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #b0fd8400
@@ -127,6 +127,16 @@ tags: [optical-music-recognition]
 SER counts a note, rest, barline, clef, key or metre as one symbol; 95 % bootstrap intervals over staves.
 """
 
+# %% ../../nbs/2_reading/08d_cards.ipynb #e817f134
+def origin(
+    facts: dict,  # of training.json
+) -> str:  # begins the line of the training; '' for a network that began as chance
+    "Which weights a training started from, and those from which."
+    if not facts.get("start_from"): return ""
+    before = facts.get("before") or {}
+    told = f" ({origin(before)}{before['steps_done']:,} steps, seed {before['training']['seed']})" if "steps_done" in before else ""
+    return f"started from {facts['start_from']}{told}, "
+
 # %% ../../nbs/2_reading/08d_cards.ipynb #bc60b232
 FACTS = {"staves": int, "minutes": (int, float), "threads": int, "cpu": str, "torch": str, "training": dict}  # what a card cannot do without
 
@@ -173,10 +183,9 @@ def fill_card(
 ) -> Path:  # the card
     "The model card, from the files beside it. Raises `InputError` if they do not say what it needs."
     facts = read_facts(folder)
-    start = f"started from {facts['start_from']}, " if facts.get("start_from") else ""
     steps = facts.get("steps_done", facts["training"]["steps"])
     try:
-        words = dict(title=title, does=does, command=command_line(name, train, facts), data=material(facts), rows=score_rows(folder), start=start, never=("" if facts.get("camera") else "photos, ") + never, steps=steps, each=facts["staves"] // steps)
+        words = dict(title=title, does=does, command=command_line(name, train, facts), data=material(facts), rows=score_rows(folder), start=origin(facts), never=("" if facts.get("camera") else "photos, ") + never, steps=steps, each=facts["staves"] // steps)
         return write_atomic(Path(folder) / "README.md", CARD.format(**asdict(Training()) | facts["training"] | facts | words))
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as e: raise InputError(f"no model card can be made of training.json and scores.json here ({type(e).__name__}: {e})", where=folder) from None
 

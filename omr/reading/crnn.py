@@ -17,11 +17,11 @@ from ..core import InputError
 from .cards import fill_card, read_object, weights_folder
 from .ctc import best_path, places, prefix_beam
 from .layers import Attention, BiGRU, BiLSTM, BiRNN, Block, mask_columns
-from .runs import begin_run, finish_run, kern_on, load_half, save_half, validate
+from .runs import begin_run, finish_run, kern_on, load_half, material_of, save_half, validate
 from ..scores.encodings import Vocabulary, Written
 from ..scores.melodies import melody
 from ..scores.primus import Semantic
-from ..scores.samples import Recipe, staves, training_batches
+from ..scores.samples import Recipe, training_batches
 from ..scores.strips import HEIGHT, pad_strips
 from ..scores.tunes import tunes
 from ..training import fit
@@ -134,6 +134,7 @@ class Decoded:
     tokens: list[str]
     columns: list[float]  # for each token, px from the left of the strip
     confidences: list[float]  # for each token, 0-1
+    cut: bool = False  # it could say no more before it came to an end
 
 # %% ../../nbs/2_reading/09_crnn.ipynb #de1ee32d
 def decode(
@@ -227,7 +228,8 @@ def train_crnn(
     save_every: int = 500,  # steps between checkpoints
     evaluate_every: int = 1000,  # steps between evaluations on validation staves
     evaluate_on: int = 100,  # how many of them
-    patience: int = 0,  # evaluations without a better SER before the run ends; 0 never does
+    metric: str = "ser",  # of an evaluation, smaller is better: ser, photo_ser, sequence_error
+    patience: int = 0,  # evaluations without a better one before the run ends, and its best weights are kept; 0 never does
     wandb_project: str = "",  # log there too, if wandb is installed
     wandb_run_name: str = "",  # name of the run there
 ) -> Path:  # folder of the weights
@@ -236,10 +238,10 @@ def train_crnn(
     if network not in CONFIGS: raise InputError(f"no configuration {network!r}", hint=f"choose one of {', '.join(CONFIGS)}")
     recipe = Recipe(camera, tuple(scores or ()), height=CONFIGS[network]["height"])
     training = begin_run(flags, _made_of(network, decoder, batch, start_from, recipe), **RECIPES.get(network, RECIPES["light"]))
-    model, chosen = CRNN(**CONFIGS[network], decoder=decoder), staves("validation", evaluate_on)
+    model, (chosen, drawn) = CRNN(**CONFIGS[network], decoder=decoder), material_of(recipe, evaluate_on)
     if start_from: start_from_weights(model, start_from)
     log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), ctc_loss, training, folder, lambda m: validate(m, chosen, camera))
-    return finish_run(folder, model, flags, log, training, save_weights, write_card, left_out=dict(model.left_out.most_common()))
+    return finish_run(folder, model, flags, log, training, save_weights, write_card, drawn=drawn, left_out=dict(model.left_out.most_common()))
 
 def _made_of(network, decoder, batch, start_from, recipe):
     "What must stay the same when a run goes on."

@@ -5,7 +5,6 @@
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #50cb03a9
 from __future__ import annotations
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 import numpy as np
@@ -13,40 +12,26 @@ from ..core import InputError, nearest
 from . import metrics
 from .cards import add_scores, read_facts
 from .conventions import published
+from .omr_ned import omr_ned
 from .reader import architecture_of, load_reader, model_place, named, read_many
 from .runs import photographed
-from ..scores.engraving import FONTS, SIXTH, Style, random_style, render_many
+from ..scores.engraving import SIXTH, render_many
 from ..scores.lilypond import engrave_lilypond, lilypond_staves, random_lily_style
-from ..scores.parts import part_excerpts
 from ..scores.samples import staves
-from ..scores.tunes import Excerpt
 from ..training import within
 
 # %% auto #0
-__all__ = ['ENGRAVERS', 'Convention', 'real_staves', 'test_images', 'read_kern', 'rates_of', 'report', 'set_name',
-           'evaluate_command']
+__all__ = ['ENGRAVERS', 'Convention', 'test_images', 'read_kern', 'rates_of', 'report', 'set_name', 'evaluate_command']
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #22a746c6
 ENGRAVERS = {"verovio": "five fonts", "sixth": "a sixth layout", "lilypond": "LilyPond"}  # and what a model card calls them
-
-def real_staves(
-    scores: list[str],  # folders of scores
-    split: str,  # 'validation' or 'test': whose composers
-    count: int,
-    seed: int = 0,  # of the choice and of the styles
-    style: Style | None = None,  # how, in the five fonts in turn; None: at random inside the training's ranges
-) -> list[tuple[Excerpt, Style]]:  # what to engrave, and how
-    "Staves of one voice of real scores, by composers that training never saw. Raises `InputError` if they have fewer."
-    rng, pool = random.Random(f"unseen {seed}"), part_excerpts(list(scores), split, "voice")
-    if count > len(pool): raise InputError(f"{count} staves asked for, the composers of the {split} split have {len(pool)}", where=", ".join(map(str, scores)))
-    return [(e, replace(style or random_style(rng), font=FONTS[i % len(FONTS)])) for i, e in enumerate(rng.sample(pool, count))]
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #089fb3b2
 def _prints(split, count, seed, engraver, scores, workers):
     "Yields the kern and the image, or `Failure`, of each staff."
     if engraver == "lilypond" and not scores: return lilypond_staves(count, seed, split)
     style, rng = SIXTH if engraver == "sixth" else None, random.Random(seed)
-    chosen = real_staves(scores, split, count, seed, style) if scores else staves(split, count, seed, style)
+    chosen = staves(split, count, seed, style, scores)
     if engraver == "lilypond": images = engrave_lilypond([(e.kern, random_lily_style(rng)) for e, _ in chosen])
     else: images = render_many([(e.kern, style) for e, style in chosen], workers)
     return zip([e.kern for e, _ in chosen], images)
@@ -79,7 +64,7 @@ def read_kern(
     return ["" if isinstance(reading, InputError) else reading.kern for reading in read_many(images, model)]
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #7a58e935
-Convention = Literal["", "smt", "bekern", "primus", "tf-end-to-end"]
+Convention = Literal["", "smt", "bekern", "primus", "tf-end-to-end", "omr-ned"]
 
 def rates_of(
     truths: list[str],  # kern of each staff
@@ -88,6 +73,7 @@ def rates_of(
     seed: int = 0,  # of the bootstrap
 ) -> dict[str, float]:  # rates, each with `_low` and `_high`, and the number of staves
     "Error rates in a convention, with 95 % bootstrap intervals."
+    if convention == "omr-ned": return omr_ned(truths, kerns, seed=seed)
     return (published(convention) if convention else metrics.scores)(truths, kerns, seed=seed)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #df3152f2
@@ -98,7 +84,8 @@ def report(
     def line(name):
         scale, unit = (1, " ") if name == "edits" else (100, "%")
         value, low, high = (scale * figures[name + end] for end in ("", "_low", "_high"))
-        return f"{name:15} {value:6.2f} {unit}   95 % interval {low:.2f} to {high:.2f}"
+        within = f"95 % interval {low:.2f} to {high:.2f}" if low < high else "no interval: all staves are alike"
+        return f"{name:15} {value:6.2f} {unit}   {within}"
     return "\n".join(line(name) for name in figures if f"{name}_low" in figures)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #90538afb

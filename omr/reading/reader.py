@@ -153,7 +153,7 @@ SURE = 0.5  # below this confidence a reading is no tune but a guess
 def _reading(found, to_kern, scale, staff, where):
     "A reading of what the network found on a strip. Raises `InputError` if it is no music."
     kern = to_kern(found.tokens, skipped := [])
-    reading = Reading(kern, found.tokens, [c * scale for c in found.columns], found.confidences, skipped, staff)
+    reading = Reading(kern, found.tokens, [c * scale for c in found.columns], found.confidences, skipped, staff, found.cut)
     if reading.confidence < SURE or not reading.measures: raise InputError(f"no music that can be read (confidence {reading.confidence:.2f}, {reading.notes} notes)", where=where, hint="give a sharper or larger image of one staff")
     return reading
 
@@ -222,6 +222,7 @@ def _few(items): return ", ".join(map(str, items[:5])) + " ..." * (len(items) > 
 def _line(path, reading, written, warned):
     "One line about one file: what was read, then all that a careful person would look at again."
     extra = [f"{len(reading.skipped)} signs made no sense and were left out"] * bool(reading.skipped)
+    if reading.cut: extra.append(f"the staff goes on after {len(reading.tokens)} symbols, more than this model can say: cut it in two")
     if reading.unsure: extra.append("unsure: " + _few([f"{s.text} at {s.x:.0f} px" for s in reading.unsure]))
     if reading.odd_measures: extra.append("measures that do not add up: " + _few(reading.odd_measures))
     return f"{path}: {reading.measures} measures, {reading.notes} notes, confidence {reading.confidence:.2f} -> {', '.join(written)}" + "".join(f" ({e})" for e in extra + warned)

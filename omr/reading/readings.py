@@ -84,6 +84,7 @@ class Reading:
     confidences: list[float]  # for each token, 0-1
     skipped: list[tuple[int, str]]  # position and token of what made no sense
     staff: StaffLines | None = None  # where the staff is in the image
+    cut: bool = False  # the network could say no more before it came to the end of the staff
 
     @property
     def confidence(self):

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 from ..core import InputError, write_atomic
-from .cards import PLACES, facts_of
+from .cards import PLACES, facts_of, read_object, weights_folder
 from .metrics import scores
 from ..scores.camera import photograph
 from ..scores.engraving import Failure, render_many
+from ..scores.parts import training_staves
+from ..scores.samples import Recipe, staves
 from ..scores.strips import HEIGHT, find_staff, normalize
 from ..training import Training, is_main, load_best, within
 
 # %% auto #0
-__all__ = ['BLANK', 'begin_run', 'strip_of', 'as_photo', 'photographed', 'kern_on', 'read_staves', 'measure', 'validate',
-           'save_half', 'load_half', 'finish_run']
+__all__ = ['BLANK', 'begin_run', 'material_of', 'strip_of', 'as_photo', 'photographed', 'kern_on', 'read_staves', 'measure',
+           'validate', 'save_half', 'load_half', 'finish_run']
 
 # %% ../../nbs/2_reading/08e_runs.ipynb #34c74492
 def begin_run(
@@ -38,6 +40,19 @@ def begin_run(
     if flags["threads"]: torch.set_num_threads(flags["threads"])
     torch.manual_seed(training.seed)
     return training
+
+# %% ../../nbs/2_reading/08e_runs.ipynb #001d8f54
+def material_of(
+    recipe: Recipe,  # of the training
+    count: int,  # validation staves
+) -> tuple[list, dict]:  # (Excerpt, Style) to validate on; as `omr.scores.parts.training_staves`, empty without scores
+    "Staves to validate on, of held-out composers where there are scores. Prints what cannot be read; raises `InputError` if there is too little."
+    chosen, drawn = staves("validation", count, scores=recipe.scores), training_staves(recipe.scores)
+    for name, found in drawn.items():
+        if (unread := found["unread"]) and is_main(): print(f"{name}: {len(unread)} scores cannot be read and are left out, such as {unread[0]}")
+    for what, kinds, needed in (("of one voice", ("voice",), True), ("with chords or two voices", ("chords", "voices"), recipe.chords)):
+        if drawn and needed and not sum(found[k] for found in drawn.values() for k in kinds): raise InputError(f"no staff {what} in these scores", where=", ".join(drawn))
+    return chosen, drawn
 
 # %% ../../nbs/2_reading/08e_runs.ipynb #f6441fea
 BLANK = np.full((60, 60), 255, np.uint8)  # in the place of what cannot be drawn
@@ -155,6 +170,7 @@ def finish_run(
     if training.patience: load_best(folder, model)
     save(model, weights)
     facts = {name: getattr(training, name, value) for name, value in flags.items() if name not in PLACES}
+    if flags.get("start_from"): facts["before"] = {k: v for k, v in read_object(weights_folder(flags["start_from"]) / "training.json", missing={}).items() if k not in ("curve", "validation")}
     facts |= dict(scores=[Path(o).name for o in flags["scores"] or []], threads=torch.get_num_threads(), processes=processes, staves=flags["batch"] * training.accumulate * processes * log[-1]["step"])
     write_atomic(weights / "training.json", json.dumps(facts | more | facts_of(log, training), indent=1))
     card(weights)

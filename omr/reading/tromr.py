@@ -5,6 +5,7 @@
 # %% ../../nbs/2_reading/10_tromr.ipynb #08341179
 from __future__ import annotations
 import hashlib, json, math
+from collections import Counter
 from pathlib import Path
 import numpy as np
 import torch
@@ -78,6 +79,7 @@ class TrOMR(nn.Module, PyTorchModelHubMixin, library_name="omr", tags=["optical-
         self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(depth))
         self.norm, self.heads, self.dropout = nn.LayerNorm(width), nn.ModuleList(nn.Linear(width, n) for n in sizes), nn.Dropout(dropout)
         self.ctc = nn.Linear(width, sizes[0])  # rhythm words by column, PAD is the blank
+        self.left_out = Counter()  # what it was given to learn and did not take
         for i, mask in enumerate(note_masks(self.vocabularies)): self.register_buffer(f"note{i}", mask, persistent=False)
 
     @property
@@ -137,9 +139,17 @@ def batch_ids(
     model: TrOMR,
     texts: list[str],  # kern of each staff
 ) -> torch.Tensor:  # (B, T, 4)
-    "Targets of a batch; staves that are too long for the decoder end early."
-    rows = [stream_ids(Streams().encode(t, errors="skip"), model.index)[:model.length + 1] for t in texts]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    "Targets of a batch. What no stream has a word for is left out of a staff, as `Streams.encode` does."
+    return nn.utils.rnn.pad_sequence([stream_ids(Streams().encode(t, errors="skip"), model.index) for t in texts], batch_first=True)
+
+def _that_fit(model, batch):
+    "The staves of a batch whose end the decoder can reach: from cut ones it would learn to stop in the middle. Where there is none, one cut staff of weight 0, since several processes wait for each other's gradients."
+    strips, widths, texts = batch
+    ids = batch_ids(model, texts)
+    fits = (ids[..., 0] != PAD).sum(1) <= model.length + 1  # BOS is not said
+    model.left_out["staves of too many symbols"] += int((~fits).sum())
+    kept = fits if fits.any() else torch.arange(len(fits)) == 0
+    return float(fits.any()), torch.as_tensor(strips)[kept], torch.as_tensor(widths)[kept], ids[kept, :model.length + 1]
 
 def tromr_loss(
     model: TrOMR,
@@ -150,15 +160,15 @@ def tromr_loss(
     noise: float = .1,  # share of wrong symbols among those the decoder is told
 ) -> torch.Tensor:  # scalar
     "Cross entropy of the four streams, how far they disagree, and CTC on the rhythm."
-    strips, widths, texts = batch
     plain = getattr(model, "module", model)
-    ids = batch_ids(plain, texts).to(device)
-    logits, columns, lengths = model(torch.as_tensor(strips, device=device), torch.as_tensor(widths, device=device), _disturbed(ids[:, :-1, :3], noise))
+    share, *kept = _that_fit(plain, batch)
+    strips, widths, ids = (o.to(device) for o in kept)
+    logits, columns, lengths = model(strips, widths, _disturbed(ids[:, :-1, :3], noise))
     told = ids[:, 1:]
     real = told[..., 0] != PAD
     loss = sum(F.cross_entropy(o[real].float(), told[real][:, i]) for i, o in enumerate(logits))
     if weight: loss = loss + weight * consistency(logits, plain.note_masks)[real].mean()
-    return loss + (ctc * _ctc(columns, lengths, told[..., 0]) if ctc else 0 * columns.sum())  # several processes want a gradient for each weight
+    return share * (loss + (ctc * _ctc(columns, lengths, told[..., 0]) if ctc else 0 * columns.sum()))  # several processes want a gradient for each weight
 
 def _disturbed(ids, share):
     "Some symbols taken from elsewhere in the batch; BOS stays."
@@ -252,7 +262,7 @@ def read_strips(
         array, widths = pad_strips([strips[i] for i in some])
         memory = model.encoder(torch.from_numpy(array).to(device), torch.from_numpy(widths).to(device))
         found = generate(model, memory, beam)
-        for i, ids, (places, sure) in zip(some, found, explain(model, memory, found)): out[i] = Decoded(_words(model, ids), places, sure)
+        for i, ids, (places, sure) in zip(some, found, explain(model, memory, found)): out[i] = Decoded(_words(model, ids), places, sure, len(ids) == model.length)
     return out
 
 def _words(model, ids):

@@ -12,12 +12,13 @@ from ..core import InputError
 from .cards import fill_card, read_facts, read_object, weights_folder
 from .encoders import find_encoder
 from .metrics import scores as error_rates
-from .runs import begin_run, finish_run, kern_on, photographed, strip_of, validate
+from .runs import begin_run, finish_run, kern_on, material_of, photographed, strip_of, validate
 from .streams import Streams
 from .tromr import CONFIGS, TrOMR, fingerprint, read_strips, save_weights, tromr_loss
 from ..scores.engraving import Failure, random_style
+from ..scores.parts import part_excerpts
 from ..scores.polyphony import chord_sample, engrave_staff
-from ..scores.samples import Recipe, staves, training_batches
+from ..scores.samples import Recipe, training_batches
 from ..scores.strips import HEIGHT
 from ..training import fit, within
 
@@ -105,7 +106,8 @@ def train_tromr(
     save_every: int = 500,  # steps between checkpoints
     evaluate_every: int = 1000,  # steps between evaluations on validation staves
     evaluate_on: int = 100,  # how many of them
-    patience: int = 0,  # evaluations without a better SER before the run ends; 0 never does
+    metric: str = "ser",  # of an evaluation, smaller is better: ser, photo_ser, sequence_error, chord_ser
+    patience: int = 0,  # evaluations without a better one before the run ends, and its best weights are kept; 0 never does
     wandb_project: str = "",  # log there too, if wandb is installed
     wandb_run_name: str = "",  # name of the run there
 ) -> Path:  # folder of the weights
@@ -116,20 +118,26 @@ def train_tromr(
     if network not in CONFIGS: raise InputError(f"no configuration {network!r}", hint=f"choose one of {', '.join(CONFIGS)}")
     recipe = Recipe(camera, tuple(scores or ()), chords, texts=True, height=CONFIGS["camera-tromr" if encoder else network]["height"])
     training = begin_run(flags, _made_of(flags, recipe))
-    model, chosen = build(network, encoder, start_from), staves("validation", evaluate_on)
+    model, (chosen, drawn) = build(network, encoder, start_from), material_of(recipe, evaluate_on)
+    thick = _thick(recipe.scores, evaluate_on) if chords else []
     loss = partial(tromr_loss, weight=consistency, ctc=ctc, noise=noise)
-    log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), loss, training, folder, lambda m: _figures(m, chosen, camera, chords))
-    return finish_run(folder, model, flags, log, training, save_weights, write_card)
+    log = fit(model, lambda start: training_batches(seed, batch, start, workers, recipe=recipe), loss, training, folder, lambda m: _figures(m, chosen, thick, camera))
+    return finish_run(folder, model, flags, log, training, save_weights, write_card, drawn=drawn, left_out=dict(model.left_out.most_common()))
 
 def _made_of(flags, recipe):
     "What must stay the same when a run goes on."
     made = {name: flags[name] for name in ("network", "encoder", "start_from", "scores", "camera", "chords", "consistency", "ctc", "noise", "batch")}
     return json.dumps(made | {"scores": [Path(o).name for o in recipe.scores]} | ({"height": recipe.height} if recipe.height != HEIGHT else {}))
 
-def _figures(model, chosen, camera, chords):
+def _thick(scores, count):
+    "Chords and two voices to validate on; with real scores, of the composers that are held out."
+    if not scores: return [chord_sample(-n) for n in range(1, count + 1)]
+    pool = [e.kern for kind in ("chords", "voices") for e in part_excerpts(list(scores), "validation", kind)]
+    return random.Random("thick").sample(pool, min(count, len(pool)))
+
+def _figures(model, chosen, thick, camera):
     "What the log says of the network."
-    thick = {"chord_ser": measure_polyphony(model, [chord_sample(-n) for n in range(1, len(chosen) + 1)])["ser"]} if chords else {}
-    return validate(model, chosen, camera) | thick
+    return validate(model, chosen, camera) | ({"chord_ser": measure_polyphony(model, thick)["ser"]} if thick else {})
 
 # %% ../../nbs/2_reading/10b_tromr_training.ipynb #726bcbfc
 def write_card(

@@ -5,6 +5,7 @@
 # %% ../../nbs/1_scores/05d_parts.ipynb #fdbf7860
 from __future__ import annotations
 import gzip, hashlib, json, random, re, unicodedata
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -20,7 +21,7 @@ from .tunes import Excerpt
 
 # %% auto #0
 __all__ = ['KINDS', 'Bar', 'end_of', 'staff_bars', 'bars_to_kern', 'kind_of', 'legible', 'cut_bars', 'composer', 'read_scores',
-           'part_excerpts']
+           'part_excerpts', 'training_staves']
 
 # %% ../../nbs/1_scores/05d_parts.ipynb #7e483a08
 @dataclass
@@ -292,3 +293,15 @@ def part_excerpts(
     if split not in ("train", "validation", "test"): raise InputError(f"no split {split!r}", hint="train, validation or test")
     if isinstance(folders, (str, Path)): folders = [folders]
     return [Excerpt(*row[:3]) for folder in folders for row in _rows(str(folder), workers) if row[2] == split and kind in ("any", row[3])]
+
+# %% ../../nbs/1_scores/05d_parts.ipynb #ff3fc07a
+def training_staves(
+    folders: list[str],  # folders of scores
+) -> dict[str, dict]:  # name of the folder: staves of the training's composers by kind; 'unread', a list of files
+    "What folders of scores give to a training. Raises `InputError` for a folder that gives no staff."
+    out = {}
+    for folder in folders:
+        kinds = Counter(kind for *_, split, kind in _rows(str(folder), 1) if split == "train")
+        if not kinds: raise InputError("no staff to train on: the composers of these scores are all kept for measuring", where=folder, hint="give a folder with scores of more composers")
+        out[Path(folder).name] = {kind: kinds[kind] for kind in KINDS} | {"unread": [name for name, _ in read_scores(folder)["failed"]]}
+    return out

@@ -5,6 +5,7 @@
 # %% ../../nbs/1_scores/06b_samples.ipynb #4a898477
 from __future__ import annotations
 import itertools, random, re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -119,14 +120,24 @@ def staves(
     count: int,  # how many
     seed: int = 0,
     style: Style | None = None,  # how, in the five fonts in turn; None: at random inside the training's ranges
+    scores: list[str] | tuple = (),  # folders of real scores, in the place of the corpus: one voice each, by composers of the split
 ) -> list[tuple[Excerpt, Style]]:  # what to engrave, and how
-    "A fixed selection of staves of the corpus to measure on, at most two of one tune."
-    rng, per_tune, out = random.Random(f"{split} {seed}"), {}, []
+    "A fixed selection of staves to measure on; of the corpus, at most two of one tune. Raises `InputError` if there are fewer."
+    rng = random.Random(f"{'unseen' if scores else split} {seed}")
+    chosen = _of_composers(scores, split, count, rng) if scores else _of_tunes(split, rng)[:count]
+    if len(chosen) < count: raise InputError(f"{count} staves asked for, the split has {len(chosen)}", where=", ".join(map(str, scores)) or split)
+    return [(e, replace(style or random_style(rng), font=FONTS[i % len(FONTS)])) for i, e in enumerate(chosen)]
+
+def _of_tunes(split, rng):
+    per_tune, out = Counter(), []
     for e in rng.sample(pool := tunes(split), len(pool)):
-        per_tune[e.tune] = per_tune.get(e.tune, 0) + 1
+        per_tune[e.tune] += 1
         if per_tune[e.tune] <= 2: out.append(e)
-    if len(out) < count: raise InputError(f"{count} staves asked for, the split has {len(out)}", where=split)
-    return [(e, replace(style or random_style(rng), font=FONTS[i % len(FONTS)])) for i, e in enumerate(out[:count])]
+    return out
+
+def _of_composers(scores, split, count, rng):
+    from omr.scores.parts import part_excerpts
+    return rng.sample(pool := part_excerpts(list(scores), split), min(count, len(pool)))
 
 # %% ../../nbs/1_scores/06b_samples.ipynb #2270e0d2
 def training_block(
