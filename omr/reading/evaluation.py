@@ -17,6 +17,7 @@ from .reader import architecture_of, load_reader, model_place, named, read_many
 from .runs import photographed
 from ..scores.engraving import SIXTH, render_many
 from ..scores.lilypond import engrave_lilypond, lilypond_staves, random_lily_style
+from ..scores.parts import part_excerpts
 from ..scores.samples import staves
 from ..training import within
 

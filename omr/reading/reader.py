@@ -30,6 +30,7 @@ def load_image(
     "A grey image. Raises `InputError` for what is missing, empty, cut off, too large or no image."
     from PIL import Image, ImageOps, UnidentifiedImageError
     path = Path(path)
+    if path.is_dir(): raise InputError("a folder, not an image", where=path, hint="give the files in it, such as folder/*.png")
     if not path.is_file(): raise InputError("no such file", where=path)
     if not path.stat().st_size: raise InputError("the file is empty", where=path)
     try:
