@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from omr.core import InputError
 from omr.reading.reader import read_files, read_many
-from omr.scores.camera import photograph, random_shot, take
+from omr.scores.camera import Shot, photograph, random_shot, take
 from omr.scores.engraving import Style, engrave, random_style
 from omr.scores.melodies import melody
 from omr.scores.samples import Recipe, frame, training_sample
@@ -26,6 +26,16 @@ def in_place(seed, strength):
 
 @pytest.mark.parametrize("strength, least", [(0, 16), (.5, 16), (1, 14)])
 def test_a_photographed_staff_is_found_in_its_place(strength, least): assert sum(in_place(seed, strength) for seed in range(16)) >= least
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_staff_whose_lines_melt(seed):
+    "Small, out of focus, moved: the contrast is gone, the rhythm of five lines is not."
+    small = engrave(melody(9), Style(space=5.2, margin=14))
+    known, chance = find_staff(small), np.random.default_rng(seed)
+    photo, view = take(small, Shot(angle=1.2, ink=50, paper=190, grain=5, defocus=.9, motion=2.4, motion_angle=75, noise=5, low=1.5, quality=50), chance)
+    (x, y), found = view.to_photo(np.stack([known.xs, known.ys], 1)).T, find_staff(photo)
+    assert found and np.abs(np.interp(x, found.xs, found.ys) - y).max() < 5.2 / 3 and abs(found.space / 5.2 - 1) < .12
 
 
 @pytest.mark.parametrize("slope", [-.06, -.03, .03, .06])
@@ -61,6 +71,20 @@ def without_staff():
 
 @pytest.mark.parametrize("picture", [pytest.param(p, id=name) for name, p in without_staff()])
 def test_a_picture_without_a_staff_is_refused(picture): assert isinstance(read_many([picture], "crnn")[0], InputError)
+
+
+@pytest.mark.parametrize("lines, staff", [(3, False), (4, False), (5, True), (20, False)])
+def test_five_lines_are_a_staff(lines, staff):
+    "Three or four of a table are not, nor is a sheet ruled from top to bottom."
+    sheet = np.full((240, 600), 255, np.uint8)
+    sheet[6:][:12 * lines:12, 10:-10] = 0
+    assert (find_staff(sheet) is not None) == staff
+
+
+def test_the_back_of_the_page_is_no_second_staff():
+    one = engrave(melody(5), Style(margin=15))
+    image = np.vstack([one, 215 + one[::-1] // 6])
+    assert other_staff(image, find_staff(image)) is None
 
 
 @pytest.mark.parametrize("strength", [0, .5])

@@ -107,34 +107,47 @@ def _path(
     for choice in came[::-1]: path.append(path[-1] + moves[choice[np.arange(len(total)), path[-1]]])
     return total.max(1) / len(table), np.stack(path[::-1], 1)
 
+# %% ../../nbs/1_scores/05c_strips.ipynb #f26d784a
+def _five(profiles, y, space, lost=0):
+    "Whether there are five lines around these heights, one height for each strip: at most so many inner ones lost, and not more on both sides."
+    near = cv2.dilate(profiles.astype(np.float32), np.ones((1, 3)))  # a line may lie beside its row
+    def at(o, rows, outside=0):
+        place = np.rint(y + o * space).astype(int)
+        return np.where((place >= 0) & (place < rows.shape[1]), rows[np.arange(len(y)), place.clip(0, rows.shape[1] - 1)], outside)
+    crests = [np.median(at(o, near) - (at(o - .5, profiles) + at(o + .5, profiles)) / 2) for o in _LINES]
+    sixth = np.median(np.minimum(at(-3, near, np.inf), at(3, near, np.inf)))  # the side outside of the picture says nothing
+    weakest = min(crests[0], crests[-1], sorted(crests)[lost])
+    return weakest > .3 * np.mean(crests) and not .6 * np.mean([np.median(at(o, near)) for o in _LINES]) < sixth < np.inf
+
 # %% ../../nbs/1_scores/05c_strips.ipynb #bef079a3
-def _trace(dark, spaces):
-    "`StaffLines` with a space among these; strips without a staff (margins) follow their neighbours. None where few strips show one."
+def _trace(dark, spaces, compare=_comb, least=.26, lost=1):
+    "`StaffLines` with a space among these; strips without a staff (margins) follow their neighbours. None where few strips show one, or it has not five lines."
     profiles, xs = _profiles(dark, int(np.clip(dark.shape[1] // (4 * np.median(spaces)), 1, 48)))
-    table, every = _comb(profiles, spaces), np.arange(len(xs))
+    table, every = compare(profiles, spaces), np.arange(len(xs))
     score, path = _path(table, max(1, round(.12 * dark.shape[1] / len(xs))))
     best = score.argmax()
     score, y = table[every, best, path[best]], path[best] / 2 - .25
     good = score > .2
-    if good.mean() < .3 or (contrast := float(np.median(score[good]))) < .26: return None
+    if good.mean() < .3 or (contrast := float(np.median(score[good]))) < least or not _five(profiles[good], y[good], spaces[best], lost): return None
     return StaffLines(float(spaces[best]), xs, np.interp(xs, xs[good], _smooth(y[good])), contrast)
 
 def _smooth(y): return np.array([np.mean(y[max(0, i - 1):i + 2]) for i in range(len(y))])
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #c0596496
-def _leveled(dark, slope, space):
+def _leveled(dark, slope, space, look):
     "The staff after shearing by this slope."
-    level = _sheared(dark, slope)
-    staff = _trace(level, np.linspace(.92, 1.08, 13) * (space or _space(level)))
+    staff = look(_sheared(dark, slope), space)
     return staff and replace(staff, ys=staff.ys + slope * (staff.xs - (dark.shape[1] - 1) / 2))
 
-def _search(dark, space):
+def _first(level, space): return _trace(level, np.linspace(.92, 1.08, 13) * (space or _space(level)))
+
+def _search(dark, space, look=_first):
     "A staff in even light."
     inked = np.flatnonzero(dark.mean(0) > .02)  # white margins would be strips without a staff
     if len(inked) < 8: return None
     dark, best = dark[:, inked[0]:inked[-1] + 1], None
     for least, slope in zip((0, .31, .31), _slopes(dark)):  # a second guess has to show more
-        staff = _leveled(dark, slope, space)
+        staff = _leveled(dark, slope, space, look)
         if staff and staff.contrast > max(least, best.contrast if best else 0): best = staff
         if best and best.contrast > .6: break
     return best and replace(best, xs=best.xs + inked[0])
@@ -145,7 +158,30 @@ def _space(dark):
     score, _ = _path(_comb(_profiles(dark, int(np.clip(dark.shape[1] // 40, 1, 12)))[0], spaces), 4)
     return spaces[np.argmax(score * (1 - .06 * np.log2(spaces / spaces[0])))]
 
+# %% ../../nbs/1_scores/05c_strips.ipynb #2752f3d2
+def _match(
+    profiles,  # (K, H) darkness of each row in each strip
+    spaces,  # (S,) staff spaces, px
+):
+    "(K, S, 2 H): for each strip, space and height in half px, the correlation of the rows with five soft lines, -1 to 1."
+    fine = np.repeat(profiles, 2, axis=1).astype(np.float32)
+    def one(space):
+        reach = round(6 * space)
+        five = np.exp(-((np.arange(-reach, reach + 1)[:, None] / (2 * space) - _LINES) / .31) ** 2).sum(1, dtype=np.float32)
+        rows, mean = cv2.copyMakeBorder(fine, 0, 0, reach, reach, cv2.BORDER_REPLICATE), lambda r: cv2.blur(r, (len(five), 1))
+        spread = np.sqrt(np.maximum(mean(rows * rows) - mean(rows) ** 2, 0))[:, reach:-reach]
+        return cv2.matchTemplate(rows, five[None], cv2.TM_CCOEFF_NORMED) * spread / (spread + .01)  # a flat row is like nothing
+    return np.stack([one(s) for s in spaces], 1)
+
+def _second(level, space):
+    "The likeliest staff of any size, small ones and large ones in strips of their own width."
+    groups = [np.linspace(.92, 1.08, 13) * space] if space else [_SPACES[4:28], _SPACES[28:52]]
+    found = [_trace(level, g, _match, .42, 0) for g in (g[4 * g < len(level)] for g in groups) if len(g)]
+    return max(filter(None, found), key=lambda staff: staff.contrast, default=None)
+
 # %% ../../nbs/1_scores/05c_strips.ipynb #98798bfe
+_PLAIN = .45  # contrast above which nobody looks twice
+
 def find_staff(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     space: float | None = None,  # px between two lines if it is known to some 8 %
@@ -153,7 +189,8 @@ def find_staff(
     "The staff of an image of one staff, slanted by some degrees, curled, in bad light or not."
     if min(image.shape) < 8: return None
     if (shrink := max(1, image.shape[0] // 480)) > 1: return _shrunk(image, shrink)
-    return _search(darkness(image, len(image) // 5), space)
+    staff = _search(dark := darkness(image, len(image) // 5), space)
+    return staff if staff and staff.contrast > _PLAIN else _search(dark, space, _second) or staff
 
 def _shrunk(image, by):
     "Look for a large staff in a smaller image."
@@ -196,8 +233,15 @@ def other_staff(
     "A second staff in the image."
     middle = np.interp(np.arange(image.shape[1]), staff.xs, staff.ys)
     near = np.abs(np.arange(len(image))[:, None] - middle) < 5.5 * staff.space
-    other = _search(np.where(near, 0, darkness(image, len(image) // 5)), staff.space)
-    return other if other and np.ptp(other.xs) > .5 * np.ptp(staff.xs) and other.contrast > max(.4, .6 * staff.contrast) else None  # a few beams are not a staff
+    other = _search(np.where(near, 0, dark := darkness(image, len(image) // 5)), staff.space)
+    if not other or np.ptp(other.xs) <= .5 * np.ptp(staff.xs) or other.contrast <= max(.4, .6 * staff.contrast): return None  # some beams
+    return other if _ink(dark, other) > .6 * _ink(dark, staff) else None
+
+def _ink(dark, staff):
+    "How dark the five lines are: the median over all their columns."
+    x = np.arange(int(staff.xs[0]), int(staff.xs[-1]) + 1)
+    y = np.rint(np.interp(x, staff.xs, staff.ys) + staff.space * _LINES[:, None]).astype(int)
+    return np.median(cv2.dilate(dark, np.ones((3, 1)))[np.clip(y, 0, len(dark) - 1), np.clip(x, 0, dark.shape[1] - 1)])
 
 # %% ../../nbs/1_scores/05c_strips.ipynb #a0a008c4
 def wear(
