@@ -2,13 +2,17 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["read"]
+__all__ = ["listen", "read"]
 
 
 def __getattr__(name):
-    # `import omr` must cost nothing, so the reader and what it needs are imported at the first use of `omr.read`.
+    # `import omr` must cost nothing, so what reads and what hears is imported at its first use.
     if name == "read":
         from omr.reading.reader import read
 
         return read
+    if name == "listen":
+        from omr.listening.listener import listen
+
+        return listen
     raise AttributeError(f"module 'omr' has no attribute {name!r}")

@@ -22,8 +22,15 @@ COMMANDS = {
     "train crnn": ("omr.reading.crnn:train_crnn", "a CRNN on staves engraved as it goes"),
     "train tromr": ("omr.reading.tromr_training:train_tromr", "a TrOMR on staves engraved as it goes, with chords and two voices"),
     "train music-trocr": ("omr.reading.music_trocr_training:train_music_trocr", "any vision encoder and a text decoder, on systems or pages"),
+    "listen": ("omr.listening.listener:listen_files", "recordings to MIDI, MusicXML or a table of notes"),
+    "prepare recordings": ("omr.listening.recordings:prepare_recordings", "MusicNet, MAESTRO or your own recordings, as features to train on"),
+    "prepare resampled": ("omr.listening.recordings:resample_recordings", "a set at 16 kHz mono, in a new folder"),
+    "prepare performed": ("omr.listening.performed:prepare_performed", "scores performed by simulated players, in simulated rooms, as features to train on"),
+    "train piano": ("omr.listening.piano_training:train_piano", "a network that hears a piano"),
+    "train cqt-transformer": ("omr.listening.transformer_training:train_cqt_transformer", "a network that hears any instrument"),
     "export": ("omr.reading.export:export_model", "a CRNN to an ONNX file"),
     "evaluate": ("omr.reading.evaluation:evaluate_command", "error rates of a model on staves"),
+    "evaluate listener": ("omr.listening.listeners:evaluate_listener", "note, frame and velocity scores of a model on recordings"),
     "reproduce": ("omr.reproduce:reproduce", "run the experiments and print the results table"),
     "results": ("omr.cli:results_command", "print the results table and fill the README with it")}
 
@@ -32,7 +39,7 @@ def overview(
     under:str="", # first word of some commands
 )->str: # one line for each command
     "The help of `omr`, or of its commands that start with a word."
-    lines = [f"  {o:<18}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
+    lines = [f"  {o:<23}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
     return "\n".join(["usage: omr COMMAND ...", "", *lines, "", "omr COMMAND --help shows the flags of a command; omr --version says which version this is."])
 
 # %% ../nbs/91_cli.ipynb #72b8b09b
@@ -69,6 +76,7 @@ def kind_of(
     inner = [o for o in get_args(annotation) if o is not type(None)]
     if len(inner) < len(get_args(annotation)): return kind_of(inner[0], default)
     if get_origin(annotation) in (list, tuple): return inner[0], True, None
+    if str in inner: return str, False, None   # a name or a path, or in Python the thing itself
     if annotation in (str, int, float, bool, dict): return annotation, annotation is dict, None
     if inner: return type(inner[0]), False, inner
     return (type(default) if isinstance(default, (int, float)) else str), False, None
@@ -213,7 +221,7 @@ def call(
 )->int: # exit code
     "Run a command."
     if not words or is_help(words): return print(overview()) or 0
-    if words[0] in {o.split()[0] for o in COMMANDS if " " in o} and is_help(words[1:]): return print(overview(words[0] + " ")) or 0
+    if words[0] not in COMMANDS and words[0] in {o.split()[0] for o in COMMANDS} and is_help(words[1:]): return print(overview(words[0] + " ")) or 0
     if words == ["--version"]: return print(f"omr {import_module('omr').__version__}") or 0
     name, rest = split_command(words)
     module, _, function = COMMANDS[name][0].partition(":")

@@ -134,7 +134,8 @@ def origin(
     "Which weights a training started from, and those from which."
     if not facts.get("start_from"): return ""
     before = facts.get("before") or {}
-    told = f" ({origin(before)}{before['steps_done']:,} steps, seed {before['training']['seed']})" if "steps_done" in before else ""
+    which = f"weights {before['weights']}, " if "weights" in before else ""
+    told = f" ({which}{origin(before)}{before['steps_done']:,} steps, seed {before['training']['seed']})" if "steps_done" in before else ""
     return f"started from {facts['start_from']}{told}, "
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #bc60b232

@@ -15,9 +15,10 @@ from .conventions import published
 from .omr_ned import omr_ned
 from .reader import architecture_of, load_reader, model_place, named, read_many
 from .runs import photographed
-from ..scores.engraving import SIXTH, render_many
+from .streams import Streams
+from ..scores.engraving import SIXTH, render_many, survive
 from ..scores.lilypond import engrave_lilypond, lilypond_staves, random_lily_style
-from ..scores.parts import part_excerpts
+from ..scores.polyphony import engrave_staff
 from ..scores.samples import staves
 from ..training import within
 
@@ -28,14 +29,17 @@ __all__ = ['ENGRAVERS', 'Convention', 'test_images', 'read_kern', 'rates_of', 'r
 ENGRAVERS = {"verovio": "five fonts", "sixth": "a sixth layout", "lilypond": "LilyPond"}  # and what a model card calls them
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #089fb3b2
-def _prints(split, count, seed, engraver, scores, workers):
+def _prints(split, count, seed, engraver, scores, workers, chords):
     "Yields the kern and the image, or `Failure`, of each staff."
     if engraver == "lilypond" and not scores: return lilypond_staves(count, seed, split)
     style, rng = SIXTH if engraver == "sixth" else None, random.Random(seed)
-    chosen = staves(split, count, seed, style, scores)
+    chosen = staves(split, count, seed, style, scores, chords)
+    if chords: return zip([Streams().from_kern(e.kern, "skip") for e, _ in chosen], survive(_thick, [(e.kern, style) for e, style in chosen], workers))  # what an image can tell of their text
     if engraver == "lilypond": images = engrave_lilypond([(e.kern, random_lily_style(rng)) for e, _ in chosen])
     else: images = render_many([(e.kern, style) for e, style in chosen], workers)
     return zip([e.kern for e, _ in chosen], images)
+
+def _thick(job): return engrave_staff(*job)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #aa5c7290
 def test_images(
@@ -46,14 +50,16 @@ def test_images(
     camera: float = 0.0,  # strength: 0 is the print itself, 1 a bad photo
     scores: list[str] | tuple = (),  # folders of real scores, in the place of the embedded tunes
     workers: int | None = None,  # processes that engrave
+    chords: bool = False,  # staves with chords or two voices, of real scores
 ) -> tuple[list[np.ndarray], list[str]]:  # images uint8 (H, W), the kern of each
     "Pictures of staves that no training saw; same arguments, same pictures. Raises `InputError`."
     if split not in ("validation", "test"): raise InputError(f"no split {split!r} to measure on", hint="choose validation or test")
     if engraver not in ENGRAVERS: raise InputError(f"no engraver {engraver!r}", hint=nearest(engraver, ENGRAVERS))
+    if chords and (not scores or engraver == "lilypond"): raise InputError("chords and two voices are measured on real scores, engraved by verovio", where="--chords", hint="name folders with --scores")
     within(1, count=count)
     within(0, seed=seed)
     within(0, 1, camera=camera)
-    truths, prints = zip(*_prints(split, count, seed, engraver, scores, workers))
+    truths, prints = zip(*_prints(split, count, seed, engraver, scores, workers, chords))
     return photographed(prints, camera, seed), list(truths)
 
 # %% ../../nbs/2_reading/14d_evaluation.ipynb #90bedd62
@@ -95,9 +101,10 @@ def set_name(
     engraver: str = "verovio",  # one of `ENGRAVERS`
     camera: float = 0.0,  # strength
     scores: list[str] | tuple = (),  # folders of real scores
+    chords: bool = False,  # staves with chords or two voices
 ) -> str:
     "What a set is called in `scores.json` and in a model card."
-    source = f"{split} staves of {', '.join(Path(f).name for f in scores)}" if scores else f"{split} tunes"
+    source = f"{split} staves{' with chords or two voices' * chords} of {', '.join(Path(f).name for f in scores)}" if scores else f"{split} tunes"
     return f"{source}, {ENGRAVERS[engraver]}" + f", photographed at strength {camera:g}" * (camera > 0)
 
 def _check(place, kind, convention, card):
@@ -116,6 +123,7 @@ def evaluate_command(
     engraver: Literal["verovio", "sixth", "lilypond"] = "verovio",  # verovio in five fonts, a layout that no training saw, or another engraver
     camera: float = 0.0,  # strength of the camera: 0 is the print itself, 1 a bad photo
     scores: list[str] | None = None,  # folders of real scores, in the place of the embedded tunes
+    chords: bool = False,  # of these scores, staves with chords or two voices
     convention: Convention = "",  # of the error rates; default: the course's own
     workers: int | None = None,  # processes that engrave; default: one for each core
     card: bool = False,  # keep the figures beside the weights and in their model card
@@ -124,8 +132,8 @@ def evaluate_command(
     place = model_place(model)
     kind, _ = architecture_of(place), load_reader(model)
     _check(place, kind, convention, card)
-    images, truths = test_images(split, count, seed, engraver, camera, scores or (), workers)
-    kerns, name = read_kern(images, model), set_name(split, engraver, camera, scores or ())
+    images, truths = test_images(split, count, seed, engraver, camera, scores or (), workers, chords)
+    kerns, name = read_kern(images, model), set_name(split, engraver, camera, scores or (), chords)
     figures = rates_of(truths, kerns, convention, seed) | {"refused": kerns.count("")}
     print(f"{model or place.name} on {count} {name}" + f", convention {convention}" * bool(convention))
     print(report(figures), f"refused         {figures['refused']:4d} of {count}", sep="\n")

@@ -17,11 +17,13 @@ import numpy as np
 from ..core import InputError, nearest, write_atomic
 from .readings import Reading, overlay
 from ..scores.conversion import FORMATS
+from ..scores.parts import kind_of
 from ..scores.strips import HEIGHT, StaffLines, find_staff, normalize, other_staff
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'SURE', 'WRITERS', 'load_image', 'as_grey', 'Architecture', 'named', 'architecture_of',
-           'validation_ser', 'shipped', 'model_place', 'load_reader', 'prepare', 'read_many', 'read', 'read_files']
+           'validation_sets', 'validation_ser', 'shipped', 'model_place', 'load_reader', 'prepare', 'read_many', 'read',
+           'read_files']
 
 # %% ../../nbs/2_reading/14_reader.ipynb #d31c4c03
 def load_image(
@@ -105,19 +107,27 @@ def _json(path):
     return made if isinstance(made, dict) else {}
 
 # %% ../../nbs/2_reading/14_reader.ipynb #fcb41866
+def validation_sets(
+    folder: Path,  # of weights
+) -> dict[str, float]:  # name of the set: symbol error rate, 0-1
+    "What `scores.json` says of validation sets."
+    return {name: s["ser"] for name, s in _json(folder / "scores.json").items() if name.startswith("validation")}
+
 def validation_ser(
     folder: Path,  # of weights
+    among: set[str] | None = None,  # names of sets; None for all
 ) -> float:  # 0-1; infinite if nothing was measured
-    "Symbol error rate on validation staves: the mean over the validation sets of `scores.json`, else that of the saved weights in their training."
+    "Symbol error rate on validation staves: the mean over sets of `scores.json`, else that of the saved weights in their training."
     from omr.reading.cards import saved_row
-    sets = [s["ser"] for name, s in _json(folder / "scores.json").items() if name.startswith("validation")]
-    return sum(sets) / len(sets) if sets else saved_row(_json(folder / "training.json")).get("ser", math.inf)
+    rates = [ser for name, ser in validation_sets(folder).items() if among is None or name in among]
+    return sum(rates) / len(rates) if rates else saved_row(_json(folder / "training.json")).get("ser", math.inf)
 
 def shipped() -> dict[str, float]:  # name: SER on validation staves, 0-1
-    "The weights that the package brings, the best first; of those that agree to a tenth of a per cent, the smallest, which is the fastest."
+    "The readers that the package brings, the best first, by the sets that all were measured on; of those that agree to a tenth of a per cent, the smallest, which is the fastest."
     files = (Path(find_spec("omr").origin).parent / "weights").glob("*/model.safetensors")
-    rates = {p.parent.name: validation_ser(p.parent) for p in sorted(files, key=lambda p: p.stat().st_size)}
-    return dict(sorted(rates.items(), key=lambda item: round(item[1], 3)))
+    folders = [p.parent for p in sorted(files, key=lambda p: p.stat().st_size) if _json(p.parent / "config.json").get("architecture") in ARCHITECTURES]
+    common = set.intersection(*(set(validation_sets(o)) for o in folders)) if folders else set()
+    return dict(sorted({o.name: validation_ser(o, common) for o in folders}.items(), key=lambda item: round(item[1], 3)))
 
 # %% ../../nbs/2_reading/14_reader.ipynb #53ff3cbb
 def model_place(
@@ -168,7 +178,17 @@ def read_many(
     model: str = "",  # name of shipped weights, a folder with weights, or an ONNX file; '' for the best that is shipped
     batch: int = 4,  # strips read together; a GPU wants more
 ) -> list[Reading | InputError]:  # in the order of the images
-    "Read images of one staff each; what cannot be read gives its error."
+    "Read images of one staff each; what cannot be read gives its error. Without a `model`, what the best one makes no sense of is read by the next one too, whose word counts where it sees chords or two voices."
+    readings = _read_all(images, model or next(iter(shipped())), batch)
+    doubtful = [i for i, r in enumerate(readings) if not model and _no_sense(r)]
+    for other in list(shipped())[1:2] if doubtful else ():
+        for i, again in zip(doubtful, _read_all([images[i] for i in doubtful], other, batch)):
+            if not isinstance(again, InputError) and kind_of(again.kern) != "voice": readings[i] = again
+    return readings
+
+def _no_sense(reading): return reading.what.startswith("no music") if isinstance(reading, InputError) else bool(reading.skipped or reading.odd_measures)
+
+def _read_all(images, model, batch):
     kind, network = architecture_of(model_place(model)), load_reader(model)
     read_strips, to_kern = named(kind.read), partial(named(kind.kern), network)
     ready = [_try(prepare, image, network.height) for image in images]

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_reading/08e_runs.ipynb #ce3d5201
 from __future__ import annotations
-import json, os
+import hashlib, json, os
 from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import singledispatch
@@ -170,8 +170,12 @@ def finish_run(
     if training.patience: load_best(folder, model)
     save(model, weights)
     facts = {name: getattr(training, name, value) for name, value in flags.items() if name not in PLACES}
-    if flags.get("start_from"): facts["before"] = {k: v for k, v in read_object(weights_folder(flags["start_from"]) / "training.json", missing={}).items() if k not in ("curve", "validation")}
+    if flags.get("start_from"): facts["before"] = _history(weights_folder(flags["start_from"]))
     facts |= dict(scores=[Path(o).name for o in flags["scores"] or []], threads=torch.get_num_threads(), processes=processes, staves=flags["batch"] * training.accumulate * processes * log[-1]["step"])
     write_atomic(weights / "training.json", json.dumps(facts | more | facts_of(log, training), indent=1))
     card(weights)
     return weights
+
+def _history(begun):
+    "Facts of the weights that a run started from; the name alone may come to mean others."
+    return {k: v for k, v in read_object(begun / "training.json", missing={}).items() if k != "curve"} | {"weights": hashlib.sha256((begun / "model.safetensors").read_bytes()).hexdigest()[:12]}

@@ -120,11 +120,12 @@ def staves(
     count: int,  # how many
     seed: int = 0,
     style: Style | None = None,  # how, in the five fonts in turn; None: at random inside the training's ranges
-    scores: list[str] | tuple = (),  # folders of real scores, in the place of the corpus: one voice each, by composers of the split
+    scores: list[str] | tuple = (),  # folders of real scores, in the place of the corpus: by composers of the split
+    chords: bool = False,  # of these, staves with chords or two voices, not those of one voice
 ) -> list[tuple[Excerpt, Style]]:  # what to engrave, and how
     "A fixed selection of staves to measure on; of the corpus, at most two of one tune. Raises `InputError` if there are fewer."
     rng = random.Random(f"{'unseen' if scores else split} {seed}")
-    chosen = _of_composers(scores, split, count, rng) if scores else _of_tunes(split, rng)[:count]
+    chosen = _of_composers(scores, split, count, rng, chords) if scores else _of_tunes(split, rng)[:count]
     if len(chosen) < count: raise InputError(f"{count} staves asked for, the split has {len(chosen)}", where=", ".join(map(str, scores)) or split)
     return [(e, replace(style or random_style(rng), font=FONTS[i % len(FONTS)])) for i, e in enumerate(chosen)]
 
@@ -135,9 +136,10 @@ def _of_tunes(split, rng):
         if per_tune[e.tune] <= 2: out.append(e)
     return out
 
-def _of_composers(scores, split, count, rng):
+def _of_composers(scores, split, count, rng, chords):
     from omr.scores.parts import part_excerpts
-    return rng.sample(pool := part_excerpts(list(scores), split), min(count, len(pool)))
+    pool = [e for kind in (("chords", "voices") if chords else ("voice",)) for e in part_excerpts(list(scores), split, kind)]
+    return rng.sample(pool, min(count, len(pool)))
 
 # %% ../../nbs/1_scores/06b_samples.ipynb #2270e0d2
 def training_block(
