@@ -15,6 +15,7 @@ from omr.reading.runs import BLANK, as_photo
 from omr.scores.encodings import Written
 from omr.scores.engraving import Failure, Style, engrave
 from omr.scores.melodies import melody
+from omr.scores.parts import part_excerpts
 
 KERN = "**kern\n*clefG2\n4c\n4d\n4e\n4f\n=\n2g\n2g\n=\n*-\n"
 
@@ -44,8 +45,8 @@ def test_same_arguments_same_pictures(engraver):
 @pytest.mark.parametrize("engraver", ["verovio", "sixth", "lilypond"])
 def test_real_scores_of_composers_of_the_split(shelf, engraver):
     images, truths = evaluation.test_images("test", 3, 0, engraver, scores=[shelf], workers=1)
-    pool = {e.kern for e in evaluation.part_excerpts([shelf], "test")}
-    assert len(images) == 3 and set(truths) <= pool and not set(truths) & {e.kern for e in evaluation.part_excerpts([shelf], "train")}
+    pool = {e.kern for e in part_excerpts([shelf], "test")}
+    assert len(images) == 3 and set(truths) <= pool and not set(truths) & {e.kern for e in part_excerpts([shelf], "train")}
 
 
 def test_what_cannot_be_drawn_is_blank_and_read_as_empty(monkeypatch):
@@ -63,7 +64,7 @@ def test_figures_are_those_of_the_reader(mine, capsys):
     kept = json.loads((mine / "scores.json").read_text())
     assert kept[name] == figures and f"| {name} | 3 |" in (mine / "README.md").read_text()
     assert "refused            0 of 3" in said
-    assert all(f"{rate:15} {100 * figures[rate]:6.2f} %   95 % interval" in said for rate in ("ser", "cer", "ler", "sequence_error"))
+    assert all(f"{rate:15} {100 * figures[rate]:6.2f} %   " in said for rate in ("ser", "cer", "ler", "sequence_error"))
 
 
 def test_a_convention_is_printed_and_not_kept(mine, capsys):
