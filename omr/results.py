@@ -225,6 +225,9 @@ _performed = {("listeners", "clean"): "tunes and chorales never heard, performed
 _others = {"note_f1": "others, trained on synthesized sound only: 79.1 on all of MAPS [V]", "offset_f1": "HPPNet-sp, trained on MAESTRO: 64.4 on all of MAPS [V]"}
 LISTENERS = [Row("small HPPNet, shipped weights", text, number, _others.get(key, "") if experiment == "recordings" else "", experiment, f"{name} {key}") for (experiment, name), text in _performed.items() for key, number in _heard.items()]
 LISTENERS += [Row("`omr.listen`, shipped weights", "five minutes of sound", "times real time", experiment="listeners", key="times real time")]
+LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second", experiment="hearing_speed", key=f"{key}_frames") for key, name in (("plain", "plain fp32 loop, librosa's features on the fly"), ("prepared", "the same, features from the disk"),
+    ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]
+LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "ratio", experiment="hearing_speed", key="times_plain")]
 
 # %% ../nbs/90_results.ipynb #7796f2bd
 PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 % [V]"),
