@@ -10,7 +10,7 @@ from omr.core import InputError
 from omr.listening.cqt_transformer import CQTTransformer
 from omr.listening.decoding import Thresholds, choose_thresholds, decode, filled
 from omr.listening.hppnet import HEADS, FGLSTM, HPPNet, PianoNet
-from omr.listening.listeners import Listener, evaluate_listener, hear, load_listener, recordings, save_listener
+from omr.listening.listeners import Listener, evaluate_listener, hear, load_listener, save_listener
 from omr.listening.note_scores import piece_scores
 from omr.listening.notes import note_array
 from omr.listening.piano_training import open_study, train_piano
@@ -196,7 +196,7 @@ def test_folders_that_are_no_listener(tmp_path):
 def test_recordings_with_their_truth(tmp_path):
     notes = random_notes(0)
     write_sound(tmp_path / "a.flac", 0.3 * synthesize(notes, 16000), 16000)
-    with pytest.raises(InputError, match="no truth beside it"): recordings(tmp_path)
+    with pytest.raises(InputError, match="holds no sound with its notes"): evaluate_listener(Listener(PianoNet(stem=2, width=2, lstm=2), FRONT), [tmp_path])
     (tmp_path / "a.tsv").write_text("# onset,offset,note,velocity\n" + "\n".join("\t".join(map(str, o.item())) for o in notes))
     listener = Listener(PianoNet(stem=2, width=2, lstm=2), FRONT)
     figures = evaluate_listener(listener, [tmp_path])[tmp_path.name]

@@ -15,8 +15,9 @@ from torch import nn
 from ..core import InputError, write_atomic
 from .decoding import Thresholds, choose_thresholds, decode
 from .note_scores import average_precision, mean_interval, piece_scores
-from .notes import note_array, read_midi, to_roll
+from .notes import to_roll
 from .prepared import FrontEnd, Piece, front_of, read_config, read_set
+from .recordings import pairs, read_truth
 from .runs import hear_piece, probabilities
 from .sound import read_sound
 from ..reading.cards import PLACES, add_scores, command_line, credits_of, facts_of, read_object, weights_folder
@@ -24,9 +25,8 @@ from ..reading.runs import load_half, save_half
 from ..training import Training, is_main, load_best
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'SOUNDS', 'TRUTHS', 'FIGURES', 'KINDS', 'CREDITS', 'CARD', 'Listener', 'hear', 'save_listener',
-           'load_listener', 'read_truth', 'recordings', 'figures_of', 'each_piece', 'evaluate_listener', 'material',
-           'finish_listener', 'write_listener_card']
+__all__ = ['ARCHITECTURES', 'FIGURES', 'KINDS', 'CREDITS', 'CARD', 'Listener', 'hear', 'save_listener', 'load_listener',
+           'figures_of', 'each_piece', 'evaluate_listener', 'material', 'finish_listener', 'write_listener_card']
 
 # %% ../../nbs/3_listening/17i_listeners.ipynb #1e13c47f
 @dataclass
@@ -76,32 +76,6 @@ def load_listener(
     try: return Listener(model, front_of(config["front_end"], folder), Thresholds(**config["thresholds"]), bool(config["pedal"]))
     except (KeyError, TypeError) as e: raise InputError(f"config.json does not say how this network hears ({e})", where=folder) from None
 
-# %% ../../nbs/3_listening/17i_listeners.ipynb #103cc1d8
-SOUNDS, TRUTHS = (".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif"), (".tsv", ".mid", ".midi")
-
-def read_truth(
-    path: str | Path,  # .tsv with onset [s], offset [s], pitch [MIDI], velocity in columns, or MIDI
-    pedal: bool = True,  # for MIDI: notes end with their sound
-) -> np.ndarray:  # (N,) `NOTES`
-    "The notes of a recording. Raises `InputError`."
-    if Path(path).suffix != ".tsv": return read_midi(path, pedal)
-    try: rows = np.loadtxt(path, ndmin=2, usecols=range(4))
-    except (OSError, ValueError, IndexError) as e: raise InputError(f"not a table of onset, offset, pitch and velocity ({e})", where=path) from None
-    return note_array([(on, off, int(p), int(v)) for on, off, p, v in rows])
-
-# %% ../../nbs/3_listening/17i_listeners.ipynb #caba73a6
-def recordings(
-    folder: str | Path,
-) -> list[tuple[Path, Path]]:  # (sound, truth), by name
-    "The sounds of a folder with the truth beside each. Raises `InputError` where one has none."
-    out = []
-    for sound in sorted(o for o in Path(folder).rglob("*") if o.suffix.lower() in SOUNDS):
-        truth = next((p for o in TRUTHS if (p := sound.with_suffix(o)).exists()), None)
-        if truth is None: raise InputError("has no truth beside it", where=sound, hint=f"put its notes into {sound.with_suffix('.tsv').name} or {sound.with_suffix('.mid').name}")
-        out.append((sound, truth))
-    if not out: raise InputError("neither a prepared set nor a folder with recordings", where=folder)
-    return out
-
 # %% ../../nbs/3_listening/17i_listeners.ipynb #c5ab258c
 FIGURES = {"note_f1": "note F1", "offset_f1": "with offset", "velocity_f1": "with velocity", "frame_f1": "frame F1", "frame_ap": "frame AP"}
 
@@ -125,8 +99,9 @@ def each_piece(
     "What a listener hears in each piece, and what is there. Raises `InputError` for a set of another front end or another convention of the pedal."
     if not (Path(data) / "config.json").exists():
         module = listener.front.module()
-        for sound, truth in recordings(data):
-            yield sound.stem, probabilities(listener.model, module(torch.as_tensor(read_sound(sound, listener.front.rate))[None])[0]), read_truth(truth, listener.pedal)
+        found = pairs(data, problems := [])
+        if problems: raise InputError(problems[0], where=data, hint="put its notes into a file of the same name, .tsv or .mid")
+        for o in found: yield o.name, probabilities(listener.model, module(torch.as_tensor(read_sound(o.sound, listener.front.rate))[None])[0]), read_truth(o.truth, listener.pedal)
         return
     config = read_config(data)
     for name, mine, theirs in (("front end", listener.front.fingerprint, config["fingerprint"]), ("convention of the pedal", listener.pedal, config["pedal"])):

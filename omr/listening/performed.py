@@ -20,14 +20,13 @@ from ..scores.encodings import KernError
 from ..scores.engraving import Failure, survive
 from .textures import embedded_score
 from ..scores.foreign import FORMATS, load_kern
-from ..scores.parts import composer
+from ..scores.parts import composer, split_of
 from ..scores.spines import parse_chord
 from ..scores.workers import spread
 
 # %% auto #0
-__all__ = ['SHARES', 'FAMILIES', 'KEYBOARDS', 'Work', 'split_by_composer', 'mended', 'read_works', 'piano_staves',
-           'embedded_soundfont', 'load_sound', 'Performed', 'choose_program', 'performed_piece', 'performed_set',
-           'prepare_performed']
+__all__ = ['SHARES', 'FAMILIES', 'KEYBOARDS', 'Work', 'mended', 'read_works', 'piano_staves', 'embedded_soundfont', 'load_sound',
+           'Performed', 'choose_program', 'performed_piece', 'performed_set', 'prepare_performed']
 
 # %% ../../nbs/3_listening/17d_performed.ipynb #bb5947f9
 @dataclass(frozen=True)
@@ -47,13 +46,6 @@ class Work:
         from safetensors import safe_open
         with safe_open(self.path, "np") as f: rows, bars = f.get_slice("notes")[slice(*self.notes)], f.get_slice("bars")[slice(*self.bars)]
         return write_down(map(tuple, rows), bars, self.bpm, self.parts)
-
-def split_by_composer(
-    name: str,  # of a composer
-) -> str:  # train, validation or test
-    "The split in which all of a composer's music is; the same as for staves."
-    from omr.scores.parts import _split_of
-    return _split_of(name)
 
 # %% ../../nbs/3_listening/17d_performed.ipynb #e115c3a9
 def mended(
@@ -76,7 +68,7 @@ def _read_work(job):
     except KernError: score = written(mended(kern))
     who = composer(kern, name)
     if not (np.diff(score.bars) >= 0).all() or score.bars[-1] < 4: raise InputError("no measures")
-    about = dict(name=f"{Path(folder).name}/{name}", composer=who, split=split_by_composer(who), bpm=score.bpm, parts=score.parts)
+    about = dict(name=f"{Path(folder).name}/{name}", composer=who, split=split_of(who), bpm=score.bpm, parts=score.parts)
     return about, [list(map(float, n)) for n in score.notes.tolist()], score.bars.tolist()
 
 _VERSION = 2  # of the reading: another number makes the cache anew

@@ -20,8 +20,8 @@ from .spines import canonical_score, parse_chord, read_barline, read_sign, walk
 from .tunes import Excerpt
 
 # %% auto #0
-__all__ = ['KINDS', 'Bar', 'end_of', 'staff_bars', 'bars_to_kern', 'kind_of', 'legible', 'cut_bars', 'composer', 'read_scores',
-           'part_excerpts', 'training_staves']
+__all__ = ['KINDS', 'Bar', 'end_of', 'staff_bars', 'bars_to_kern', 'kind_of', 'legible', 'cut_bars', 'composer', 'split_of',
+           'read_scores', 'part_excerpts', 'training_staves']
 
 # %% ../../nbs/1_scores/05d_parts.ipynb #7e483a08
 @dataclass
@@ -238,7 +238,9 @@ def composer(
     return "".join(c for c in unicodedata.normalize("NFD", last.replace("ł", "l").replace("Ł", "L")).lower() if c.isalpha())
 
 # %% ../../nbs/1_scores/05d_parts.ipynb #722fa48b
-def _split_of(name):
+def split_of(
+    name: str,  # of a composer, as `composer` gives it
+) -> str:  # train, validation or test
     "80 / 10 / 10 by the hash of the composer: stable when scores are added."
     if re.match("anon", name): return "train"
     return (["train"] * 8 + ["validation", "test"])[int(hashlib.md5(name.encode()).hexdigest(), 16) % 10]
@@ -248,7 +250,7 @@ def _read_file(job):
     "[[kern, tune, split, kind], ...] of one score; what a worker does."
     folder, name = job
     kern = load_kern(Path(folder) / name)
-    split = _split_of(composer(kern, name))
+    split = split_of(composer(kern, name))
     return [[k, f"{Path(folder).name}/{name}", split, kind_of(k)] for i, bars in enumerate(staff_bars(kern)) for k in cut_bars(bars, random.Random(f"{name} {i}"))]
 
 # %% ../../nbs/1_scores/05d_parts.ipynb #001ee00c
