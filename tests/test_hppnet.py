@@ -202,7 +202,7 @@ def test_recordings_with_their_truth(tmp_path):
     figures = evaluate_listener(listener, [tmp_path])[tmp_path.name]
     assert figures["pieces"] == 1
     (tmp_path / "a.tsv").write_text("0.5 nonsense\n")
-    with pytest.raises(InputError, match="not a table"): evaluate_listener(listener, [tmp_path])
+    with pytest.raises(InputError, match="no note"): evaluate_listener(listener, [tmp_path])
 
 
 def test_the_transformer_trains_goes_on_and_is_tested_once(prepared, tmp_path):
