@@ -15,7 +15,7 @@ from torch import nn
 from ..core import InputError, write_atomic
 from .decoding import Thresholds, choose_thresholds, decode
 from .note_scores import average_precision, mean_interval, piece_scores
-from .notes import note_array, to_roll
+from .notes import to_roll
 from .prepared import FrontEnd, Piece, front_of, read_config, read_set
 from .recordings import pairs, read_truth
 from .runs import hear_piece, probabilities
