@@ -221,9 +221,9 @@ SPECTRA += [Row("ours over librosa", "same run", "ratio", experiment="spectra_sp
 # %% ../nbs/90_results.ipynb #87a27035
 _heard = {"note_f1": "note F1", "offset_f1": "note F1 with offset", "velocity_f1": "note F1 with offset and velocity", "frame_f1": "frame F1"}
 _performed = {("listeners", "clean"): "tunes and chorales never heard, performed, embedded soundfont", ("listeners", "in rooms"): "the same in simulated rooms",
-    ("unheard", "unheard-clean"): "36 performances, composers and soundfont never heard", ("unheard", "unheard-rooms"): "the same in simulated rooms", ("recordings", "recordings"): "6 recordings of a piano in a room (MAPS, ENSTDkAm)"}
+    ("unheard", "unheard-clean"): "36 performances, composers and soundfont never heard", ("unheard", "unheard-rooms"): "the same in simulated rooms", ("real_sound", "recordings"): "6 recordings of a piano in a room (MAPS, ENSTDkAm)"}
 _others = {"note_f1": "others, trained on synthesized sound only: 79.1 on all of MAPS [V]", "offset_f1": "HPPNet-sp, trained on MAESTRO: 64.4 on all of MAPS [V]"}
-LISTENERS = [Row("small HPPNet, shipped weights", text, number, _others.get(key, "") if experiment == "recordings" else "", experiment, f"{name} {key}") for (experiment, name), text in _performed.items() for key, number in _heard.items()]
+LISTENERS = [Row("small HPPNet, shipped weights", text, number, _others.get(key, "") if experiment == "real_sound" else "", experiment, f"{name} {key}") for (experiment, name), text in _performed.items() for key, number in _heard.items()]
 LISTENERS += [Row("`omr.listen`, shipped weights", "five minutes of sound", "times real time", experiment="listeners", key="times real time")]
 LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second", experiment="hearing_speed", key=f"{key}_frames") for key, name in (("plain", "plain fp32 loop, librosa's features on the fly"), ("prepared", "the same, features from the disk"),
     ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]

@@ -10,6 +10,8 @@ import sys
 import house
 import pytest
 
+from omr.reproduce import check_parameters, experiments
+
 EACH = pytest.mark.parametrize("path", house.notebooks(), ids=house.name)
 HEAVY = "torch verovio music21 matplotlib transformers datasets accelerate pandas symusic IPython dask distributed cv2 tokenizers requests pyarrow lxml".split()
 
@@ -74,6 +76,13 @@ def test_tags(path):
 
 
 def test_experiments_exist(): assert house.EXPERIMENTS <= set(map(house.name, house.notebooks()))
+
+
+def test_experiments_can_be_reproduced():
+    "A chapter with the name of a record would stop `omr reproduce` before its first experiment."
+    found = experiments(house.ROOT / "nbs")
+    assert set(found) == house.EXPERIMENTS
+    for path in found.values(): check_parameters(path, {"profile": "smoke"})
 
 
 @EACH
