@@ -211,7 +211,8 @@ DECODERS = [Row(f"CRNN light, {name}", _brief, text, experiment="decoders", key=
 TROMR = [Row(f"TrOMR light, {how} the consistency loss", _brief, text, experiment="consistency", key=f"{key}_{how}") for how in ("with", "without") for key, text in (("contradictions", "symbols whose streams disagree"), ("ser", "SER"))]
 LOOPS = [Row(name, "the same samples, one thread", "training, staves a second", experiment="throughput", key=key) for key, name in (("plain", "plain fp32 loop, unsorted batches"), ("channels_last", "the same, channels last"),
     ("like_width", "the same, staves of like width"), ("bf16", "the same, bf16: the loop of chapter 08"))]
-LOOPS += [Row("the loop of chapter 08 over the plain one", "same run", "ratio", experiment="throughput", key="gain")]
+LOOPS += [Row(f"TrOMR light, {name}", "the same, with kern", "training, staves a second", experiment="throughput", key=f"tromr_{key}") for key, name in (("plain", "plain fp32 loop, unsorted batches"), ("bf16", "the loop of chapter 08"))]
+LOOPS += [Row(f"the loop of chapter 08 over the plain one, {name}", "same run", "ratio", experiment="throughput", key=key) for key, name in (("gain", "CRNN"), ("tromr_gain", "TrOMR"))]
 EXPORT = [Row(f"CRNN light, {runtime}", "one thread", f"a staff in batches of {batch}", experiment="export", key=f"{key}_{batch}") for batch in (1, 16) for key, runtime in (("torch", "torch"), ("onnxruntime", "onnxruntime"))]
 
 CACHE = [Row("decoder of published size, with the key/value cache over without", "512 words, batch 1, same run", "ratio", experiment="cache", key="speedup")]
