@@ -179,7 +179,7 @@ def encoder_files(
     except Exception as e:  # which library raises depends on the version
         alone = isinstance(e, LocalEntryNotFoundError) or any(word in type(e).__name__ for word in ("Connect", "Timeout", "Offline"))
         why, there = ("the hub cannot be reached", "where there is a network") if alone else (f"its files cannot be fetched: {type(e).__name__}", "in another way")
-        raise InputError(f"{why} ({_line(e)[:80]})", hint=f"fetch it {there} and name its folder; --no-pretrained needs no weights") from None
+        raise InputError(f"{why} ({_line(e)[:80]})", hint=f"fetch it {there} and name its folder; `omr train music-trocr --no-pretrained` needs no weights") from None
 
 # %% ../../nbs/2_reading/09f_encoders.ipynb #3f6249f0
 def read_config(
@@ -217,7 +217,7 @@ def read_weights(
     from transformers import AutoConfig, AutoModel, logging
     if not list(folder.glob("model*.safetensors")):
         pickled = ", only pickled ones (pytorch_model.bin), and a pickle can run code" * bool(list(folder.glob("pytorch_model*.bin")))
-        elsewhere = "the hub often keeps them in another version (ID@refs/pr/1), or save the model with save_pretrained; --no-pretrained needs none"
+        elsewhere = "the hub often keeps them in another version (ID@refs/pr/1), or save the model with save_pretrained; `omr train music-trocr --no-pretrained` needs none"
         raise InputError(f"no weights in safetensors{pickled}", hint=elsewhere)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report the pooler, which nobody asks
