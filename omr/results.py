@@ -221,11 +221,16 @@ SPECTRA += [Row("ours over librosa", "same run", "ratio", experiment="spectra_sp
 
 # %% ../nbs/90_results.ipynb #87a27035
 _heard = {"note_f1": "note F1", "offset_f1": "note F1 with offset", "velocity_f1": "note F1 with offset and velocity", "frame_f1": "frame F1"}
-_performed = {("listeners", "clean"): "tunes and chorales never heard, performed, embedded soundfont", ("listeners", "in rooms"): "the same in simulated rooms",
-    ("unheard", "unheard-clean"): "36 performances, composers and soundfont never heard", ("unheard", "unheard-rooms"): "the same in simulated rooms", ("real_sound", "recordings"): "6 recordings of a piano in a room (MAPS, ENSTDkAm)"}
+_ears = {"piano": "small HPPNet, shipped weights", "general": "CQT transformer, shipped weights"}
+_played = {"piano": "played by a piano", "general": "played by one or several instruments"}
+_performed = [("listeners", model, where, f"tunes and chorales never heard, {_played[model]}, {text}") for model in _ears for where, text in (("clean", "embedded soundfont"), ("in rooms", "in simulated rooms"))]
+_performed += [("unheard", "piano", "unheard-clean", "36 performances, composers and soundfont never heard"), ("unheard", "piano", "unheard-rooms", "the same in simulated rooms"),
+    ("unheard", "general", "ensemble-clean", "performances of one or several instruments, composers and soundfont never heard"), ("unheard", "general", "ensemble-rooms", "the same in simulated rooms")]
+_performed += [("real_sound", model, "recordings", "6 recordings of a piano in a room (MAPS, ENSTDkAm)") for model in _ears]
 _others = {"note_f1": "others, trained on synthesized sound only: 79.1 on all of MAPS [V]", "offset_f1": "HPPNet-sp, trained on MAESTRO: 64.4 on all of MAPS [V]"}
-LISTENERS = [Row("small HPPNet, shipped weights", text, number, _others.get(key, "") if experiment == "real_sound" else "", experiment, f"{name} {key}") for (experiment, name), text in _performed.items() for key, number in _heard.items()]
-LISTENERS += [Row("`omr.listen`, shipped weights", "five minutes of sound", "times real time", experiment="listeners", key="times real time")]
+LISTENERS = [Row(_ears[model], text, number, _others.get(key, "") if (experiment, model) == ("real_sound", "piano") else "", experiment, f"{model} {where} {key}") for experiment, model, where, text in _performed for key, number in _heard.items()]
+LISTENERS += [Row("`omr listen`, small HPPNet", text, number, experiment="listeners", key=key) for text, number, key in (("an hour of sound", "times real time", "times real time"), ("an hour of sound", "peak memory", "memory"),
+    ("live", "mean time from a strike to its report", "live latency"), ("live", "longest", "live latency, at most"))]
 LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second", experiment="hearing_speed", key=f"{key}_frames") for key, name in (("plain", "plain fp32 loop, librosa's features on the fly"), ("prepared", "the same, features from the disk"),
     ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]
 LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "ratio", experiment="hearing_speed", key="times_plain")]
