@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'PROFILES', 'STAVES', 'SPEED', 'SCORES', 'READERS', 'DECODERS', 'TROMR', 'LOOPS', 'EXPORT', 'CACHE',
            'SPECTRA', 'LISTENERS', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores', 'hardware', 'commit',
-           'versions', 'fingerprint', 'package_files', 'weights_of', 'metric', 'result_path', 'record', 'save_figure',
-           'Row', 'shown', 'measured_with', 'read_json', 'records', 'row_lines', 'table', 'update_readme']
+           'versions', 'fingerprint', 'package_files', 'weights_of', 'metric', 'mean_metric', 'result_path', 'record',
+           'save_figure', 'Row', 'shown', 'measured_with', 'read_json', 'records', 'row_lines', 'table',
+           'update_readme']
 
 # %% ../nbs/90_results.ipynb #6178d5d2
 import hashlib, json, os, platform, subprocess, time
@@ -89,6 +90,22 @@ def metric(
     name = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
     low, high = (None, None) if interval is None else map(float, interval)
     return dict(value=float(value), unit=unit, low=low, high=high, function=name, settings=settings)
+
+# %% ../nbs/90_results.ipynb #0ffea7a2
+def mean_metric(
+    values, # the measurements, in `unit`
+    function, # as for `metric`
+    unit:str="%", # as for `metric`
+    **settings, # as for `metric`; `count` says how many there were
+)->dict: # ready for JSON
+    "The mean of measurements with its 95 % interval; without one where all are alike."
+    from statistics import fmean, stdev
+    from scipy.stats import t
+
+    values = [float(o) for o in values]
+    spread = stdev(values) if len(values) > 1 else 0.
+    reach = spread/len(values)**.5*float(t.ppf(.975, len(values)-1)) if spread else None
+    return metric(fmean(values), function, unit, reach and (fmean(values)-reach, fmean(values)+reach), count=len(values), **settings)
 
 # %% ../nbs/90_results.ipynb #89420bd5
 PROFILES = ("smoke", "laptop", "full")
@@ -231,6 +248,8 @@ _others = {"note_f1": "others, trained on synthesized sound only: 79.1 on all of
 LISTENERS = [Row(_ears[model], text, number, _others.get(key, "") if (experiment, model) == ("real_sound", "piano") else "", experiment, f"{model} {where} {key}") for experiment, model, where, text in _performed for key, number in _heard.items()]
 LISTENERS += [Row("`omr listen`, small HPPNet", text, number, experiment="listeners", key=key) for text, number, key in (("an hour of sound", "times real time", "times real time"), ("an hour of sound", "peak memory", "memory"),
     ("live", "mean time from a strike to its report", "live latency"), ("live", "longest", "live latency, at most"))]
+_rooms = {"clean": "performances never heard, clean", "in rooms": "the same in simulated rooms", "recordings": "6 recordings of a piano in a room (MAPS, ENSTDkAm)"}
+LISTENERS += [Row("small HPPNet, a short training: augmentation on, less off", text, "note F1, piece by piece", experiment="augmentation", key=f"{where} gain") for where, text in _rooms.items()]
 LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second", experiment="hearing_speed", key=f"{key}_frames") for key, name in (("plain", "plain fp32 loop, librosa's features on the fly"), ("prepared", "the same, features from the disk"),
     ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]
 LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "ratio", experiment="hearing_speed", key="times_plain")]
