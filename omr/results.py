@@ -264,7 +264,8 @@ PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 
     Row("LEGATO, 943 M parameters", "PDMX-Synth test", "CER / SER / LER", "23.3 / 25.8 / 31.7 % [T]"),
     Row("homr", "its own private photo set", "SER", "4.0 % [V]")]
 
-PUBLISHED += [Row("HPPNet-sp", "MAESTRO v3 test", "note F1 / with offset / with velocity / frame F1", "97.2 / 83.8 / 82.2 / 93.2 % [V]"), Row("CQT transformer", "MusicNet test", "time steps with every note right", "30 % [V]")]
+PUBLISHED += [Row("HPPNet-sp", "MAESTRO v3 test", _heard[key], f"{value} % [V]", "published", f"maestro {key}") for key, value in (("note_f1", 97.2), ("offset_f1", 83.8), ("velocity_f1", 82.2), ("frame_f1", 93.2))]
+PUBLISHED += [Row("CQT transformer", "MusicNet test", "time steps with every note right", "30 % [V]", "published", "musicnet exact_0")]
 
 ENCODERS = {"DeiT-S": .3205, "ConvNeXt-T": .3371, "Swin-T": .3555, "ViT-S": .3922, "ResNet-50": .4529, "MobileViT-S": .4857, "EfficientNet-B0": .5119}
 PUBLISHED += [Row(f"MusicTrOCR, {name}", "PDMX-Synth, 10 epochs", "best validation loss, teacher-forced", f"{loss:.4f} [V]") for name, loss in ENCODERS.items()]
