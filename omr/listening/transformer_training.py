@@ -72,6 +72,7 @@ def train_cqt_transformer(
     num_workers: int = 0,  # processes that load them; 0 loads here
     lr: float = 5e-4,  # learning rate
     epochs: int = 25,  # passes over as much as the training pieces hold
+    decay: int = 0,  # the last so many of them with a falling learning rate
     allowed_errors: list[int] | None = None,  # wrong notes that a moment may have; default: 0 1 2
     n_layers: int = 4,  # of the transformer
     n_heads: int = 4,  # of its attention
@@ -101,7 +102,7 @@ def train_cqt_transformer(
     "Train a CQT transformer; of all epochs the weights with the most moments right on validation pieces are kept, and measured on test pieces, if there are any."
     flags, heads, allowed = dict(locals()) | dict(data=list(data or [])), heads or ["frame"], tuple(allowed_errors or (0, 1, 2))
     within(1, epochs=epochs, batch_size=batch_size)
-    within(0, vary=vary, num_workers=num_workers, evaluate_seconds=evaluate_seconds, **{f"allowed_errors {o}": o for o in allowed})
+    within(0, decay=decay, vary=vary, num_workers=num_workers, evaluate_seconds=evaluate_seconds, **{f"allowed_errors {o}": o for o in allowed})
     within(0.05, batch_seconds=batch_seconds)
     (train, front), (validation, _) = (pieces_of(flags["data"], o) for o in ("train", "validation"))
     keys, rate = read_config(flags["data"][0])["keys"], front.frame_rate
@@ -121,7 +122,7 @@ def _settings(flags, epoch, front):
     "Of the run: constant rate with a short warm-up, as in the original work."
     made = {o: flags[o] for o in ("batch_size", "batch_seconds", "heads", "vary", "load_weights", *SIZES)} | {"front": front.fingerprint, "data": [Path(o).name for o in flags["data"]]}
     known = {k: v for k, v in flags.items() if k != "data"} | dict(batch=flags["batch_size"], workers=1)
-    return begin_run(known, json.dumps(made), steps=flags["epochs"] * epoch, decay=0, warmup=min(100, epoch), evaluate_every=epoch, save_every=epoch, metric="exact_error")
+    return begin_run(known, json.dumps(made), steps=flags["epochs"] * epoch, decay=flags["decay"] * epoch, warmup=min(100, epoch), evaluate_every=epoch, save_every=epoch, metric="exact_error")
 
 def _put_test(weights, model, data, allowed, rate):
     "The test pieces, once."
