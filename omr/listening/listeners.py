@@ -20,8 +20,8 @@ from .prepared import FrontEnd, Piece, front_of, read_config, read_set
 from .recordings import pairs, read_truth
 from .runs import hear_piece, probabilities
 from .sound import read_sound
-from ..reading.cards import PLACES, add_scores, command_line, credits_of, facts_of, read_object, weights_folder
-from ..reading.runs import load_half, save_half
+from ..reading.cards import PLACES, add_scores, command_line, credits_of, facts_of, origin, read_object, weights_folder
+from ..reading.runs import history, load_half, save_half
 from ..training import Training, is_main, load_best
 
 # %% auto #0
@@ -164,6 +164,7 @@ def finish_listener(
     thresholds = choose_thresholds(heard, truths, front.frame_rate) if decodes else Thresholds()
     save_listener(Listener(model, front, thresholds, pedal), weights)
     facts = {k: getattr(training, k, v) for k, v in flags.items() if k not in PLACES} | {"data": [Path(o).name for o in flags["data"]], "chosen_on": len(heard)}
+    if flags.get("start_from"): facts["before"] = history(weights_folder(flags["start_from"]))
     write_atomic(weights / "training.json", json.dumps(facts | dict(threads=torch.get_num_threads()) | material(sets["train"], front) | facts_of(log, training), indent=1))
     return write_listener_card(weights).parent
 
@@ -210,7 +211,7 @@ def write_listener_card(
         rows = "\n".join(f"| {k} | {v['pieces']} | " + " | ".join(_percent(v, o) for o in FIGURES) + " |" for k, v in scores.items()) or "| not measured | |" + " |" * len(FIGURES)
         words = dict(title=title, does=does, command=command_line(name, _named(train), facts), owed=f" {owed}." if owed else "", rows=rows, labels=" | ".join(FIGURES.values()), columns="|---" * len(FIGURES),
                      front=f"{front.kind}, {front.rate} Hz, hop {front.hop}, {front.channels} x {front.bins} bins, {front.bins_per_octave} an octave", ms=1000 / front.frame_rate,
-                     ends="with their sound: with the pedal or the next strike" if config["pedal"] else "with their keys", start=f"started from {facts['start_from']}, " if facts.get("start_from") else "",
+                     ends="with their sound: with the pedal or the next strike" if config["pedal"] else "with their keys", start=origin(facts),
                      thresholds=", ".join(f"{k} {v:g}" for k, v in config["thresholds"].items()))
         return write_atomic(Path(folder) / "README.md", CARD.format(**facts | many | words))
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise InputError(f"no model card can be made of the files here ({type(e).__name__}: {e})", where=folder) from None

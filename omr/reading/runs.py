@@ -24,7 +24,7 @@ from ..training import Training, is_main, load_best, within
 
 # %% auto #0
 __all__ = ['BLANK', 'begin_run', 'material_of', 'strip_of', 'as_photo', 'photographed', 'kern_on', 'read_staves', 'measure',
-           'validate', 'save_half', 'load_half', 'finish_run']
+           'validate', 'save_half', 'load_half', 'finish_run', 'history']
 
 # %% ../../nbs/2_reading/08e_runs.ipynb #34c74492
 def begin_run(
@@ -170,12 +170,14 @@ def finish_run(
     if training.patience: load_best(folder, model)
     save(model, weights)
     facts = {name: getattr(training, name, value) for name, value in flags.items() if name not in PLACES}
-    if flags.get("start_from"): facts["before"] = _history(weights_folder(flags["start_from"]))
+    if flags.get("start_from"): facts["before"] = history(weights_folder(flags["start_from"]))
     facts |= dict(scores=[Path(o).name for o in flags["scores"] or []], threads=torch.get_num_threads(), processes=processes, staves=flags["batch"] * training.accumulate * processes * log[-1]["step"])
     write_atomic(weights / "training.json", json.dumps(facts | more | facts_of(log, training), indent=1))
     card(weights)
     return weights
 
-def _history(begun):
-    "Facts of the weights that a run started from; the name alone may come to mean others."
+def history(
+    begun: Path,  # folder of the weights that a run starts from
+) -> dict:  # its training.json without the curve, and `weights`, their fingerprint
+    "What there was before a run: the name alone may come to mean other weights."
     return {k: v for k, v in read_object(begun / "training.json", missing={}).items() if k != "curve"} | {"weights": hashlib.sha256((begun / "model.safetensors").read_bytes()).hexdigest()[:12]}
