@@ -125,6 +125,13 @@ def test_training_and_listening(prepared, tmp_path, capsys):
     assert len(hear(listener, np.zeros(16000, np.float32))) == len(hear(listener, np.zeros(16000, np.float32)))
 
 
+def test_weights_know_what_they_started_from(prepared, tmp_path):
+    first = run_piano(tmp_path / "first", prepared)
+    then = run_piano(tmp_path / "then", prepared, start_from=str(first), steps=2)
+    before = json.loads((then / "training.json").read_text())["before"]
+    assert before["steps_done"] == 6 and before["weights"] in (then / "README.md").read_text()
+
+
 KILLED = """
 import sys
 from omr.listening.piano_training import train_piano
