@@ -141,9 +141,9 @@ def material(
     front: FrontEnd,
 ) -> dict:  # `pieces`, `hours`, `composers`, and the pieces of each source and of each `instruments`
     "What a card says of the data."
-    def count(what): return dict(Counter(what(o.about) for o in pieces).most_common())
-    return dict(pieces=len(pieces), hours=round(sum(o.frames for o in pieces) / front.frame_rate / 3600, 2), composers=len(count(lambda a: a.get("composer", ""))),
-                sources=count(lambda a: a.get("source", "unknown").split("/")[0]), instruments=count(lambda a: a.get("instrument", "recorded")))
+    def count(what): return dict(Counter(said for o in pieces for said in what(o.about)).most_common())
+    return dict(pieces=len(pieces), hours=round(sum(o.frames for o in pieces) / front.frame_rate / 3600, 2), composers=len(count(lambda a: [a.get("composer", "")])),
+                sources=count(lambda a: a.get("source", "unknown").split("/")[:1]), instruments=count(lambda a: a.get("instrument", "recorded").split(", ")))
 
 # %% ../../nbs/3_listening/17i_listeners.ipynb #3e9751b0
 def finish_listener(
