@@ -144,7 +144,8 @@ def squeeze(
     "Through a codec and back."
     import io, soundfile
     file, subtype = io.BytesIO(), {"MP3": "MPEG_LAYER_III", "OGG": "VORBIS"}[format]
-    with soundfile.SoundFile(file, "w", rate, 1, subtype, format=format, compression_level=quality) as f: f.write(np.clip(sound, -1, 1))
+    with soundfile.SoundFile(file, "w", rate, 1, subtype, format=format, compression_level=quality) as f:
+        for block in np.array_split(np.clip(sound, -1, 1), len(sound) // 65536 + 1): f.write(block)  # Vorbis keeps a whole write on the stack, and minutes overflow it
     out = soundfile.read(io.BytesIO(file.getvalue()), dtype="float32")[0]
     return np.resize(np.append(out, np.zeros(max(len(sound) - len(out), 0), np.float32)), len(sound))
 
