@@ -26,11 +26,18 @@ COMMANDS = {
     "prepare recordings": ("omr.listening.recordings:prepare_recordings", "MusicNet, MAESTRO or your own recordings, as features to train on"),
     "prepare resampled": ("omr.listening.recordings:resample_recordings", "a set at 16 kHz mono, in a new folder"),
     "prepare performed": ("omr.listening.performed:prepare_performed", "scores performed by simulated players, in simulated rooms, as features to train on"),
+    "prepare pairs": ("omr.matching.pair_making:prepare_pairs", "scores engraved and performed, with the place and the time of each note"),
+    "prepare msmd": ("omr.matching.msmd:prepare_msmd", "MSMD as such pairs, its sound made again"),
     "train piano": ("omr.listening.piano_training:train_piano", "a network that hears a piano"),
     "train cqt-transformer": ("omr.listening.transformer_training:train_cqt_transformer", "a network that hears any instrument"),
+    "train matcher": ("omr.matching.training:train_matcher", "a network that brings snippets of scores and of recordings together"),
+    "match index": ("omr.matching.identification:index_files", "scores and recordings into an index"),
+    "match find": ("omr.matching.identification:find_files", "which score is this recording, and the reverse?"),
+    "match refine": ("omr.matching.training:refine_matcher", "the projections of a matcher anew, from many pairs"),
     "export": ("omr.reading.export:export_model", "a CRNN to an ONNX file"),
     "evaluate": ("omr.reading.evaluation:evaluate_command", "error rates of a model on staves"),
     "evaluate listener": ("omr.listening.listeners:evaluate_listener", "note, frame and velocity scores of a model on recordings"),
+    "evaluate matcher": ("omr.matching.retrieval:evaluate_matcher", "retrieval of a matcher, both ways"),
     "reproduce": ("omr.reproduce:reproduce", "run the experiments and print the results table"),
     "results": ("omr.cli:results_command", "print the results table and fill the README with it")}
 
