@@ -11,8 +11,8 @@ from ..scores.strips import darkness
 
 # %% auto #0
 __all__ = ['WORK', 'STRIP', 'TEETH', 'GAPS', 'USUAL', 'TOLL', 'LEAST', 'SHORTEST', 'BANDS', 'vertical_runs', 'run_sums',
-           'staff_space', 'line_strips', 'comb', 'best_path', 'Staff', 'on_line', 'fit_lines', 'is_staff', 'ends',
-           'find_staves', 'standing', 'upside_down']
+           'staff_spaces', 'staff_space', 'line_strips', 'comb', 'best_path', 'Staff', 'on_line', 'fit_lines',
+           'is_staff', 'ends', 'find_staves', 'standing', 'upside_down']
 
 # %% ../../nbs/2_reading/13a_page_staves.ipynb #60395419
 def vertical_runs(
@@ -36,15 +36,25 @@ def run_sums(
     total = black + white
     return np.bincount(total[(total > 3) & (total < most) & (black <= 1.5 * white)], minlength=most + 3).astype(float)
 
-# %% ../../nbs/2_reading/13a_page_staves.ipynb #692a8fae
+# %% ../../nbs/2_reading/13a_page_staves.ipynb #c2a2da4b
+def staff_spaces(
+    dark: np.ndarray,  # float32 (H, W), ink 1, from `darkness`
+) -> list[tuple[float, float]]:  # px, and the share of the runs that agree, 0-1; the three likeliest, the best first
+    "Staff spaces of a page by its run lengths; more than 500 of them do not fit on it."
+    counts, out = run_sums(dark), []
+    rest = np.convolve(counts, [.5, 1, .5], "same") * (np.arange(len(counts)) > max(dark.shape) / 500)
+    for _ in range(3):
+        near = np.arange(max(0, (peak := int(rest.argmax())) - 2), min(peak + 3, len(counts)))
+        if not rest[peak]: break
+        out.append((float((near * counts[near]).sum() / max(counts[near].sum(), 1)), float(counts[near].sum() / max(counts.sum(), 1))))
+        rest[max(0, peak - 3):peak + 4] = 0
+    return out
+
 def staff_space(
     dark: np.ndarray,  # float32 (H, W), ink 1, from `darkness`
 ) -> tuple[float, float]:  # px, and the share of the runs that agree, 0-1
-    "The staff space of a page by its run lengths."
-    counts = run_sums(dark)
-    peak = int(np.convolve(counts, [.5, 1, .5], "same").argmax())
-    near = np.arange(max(0, peak - 2), peak + 3)
-    return float((near * counts[near]).sum() / max(counts[near].sum(), 1)), float(counts[near].sum() / max(counts.sum(), 1))
+    "The likeliest staff space; 0 for a page without ink."
+    return next(iter(staff_spaces(dark)), (0.0, 0.0))
 
 # %% ../../nbs/2_reading/13a_page_staves.ipynb #39f04b45
 WORK = 8  # px of a staff space while staves are looked for
@@ -273,19 +283,25 @@ def _merged(staves, gap=4):
         out[i] = Staff(np.r_[out[i].xs, s.xs[after]], np.hstack([out[i].lines, s.lines[:, after]]), (out[i].strength + s.strength) / 2)
     return out
 
-# %% ../../nbs/2_reading/13a_page_staves.ipynb #cea1807b
+# %% ../../nbs/2_reading/13a_page_staves.ipynb #be472918
 def find_staves(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
     space: float | None = None,  # px between two lines if it is known
 ) -> list[Staff]:  # from above to below
     "The staves of an upright page, bent, badly lit or not."
     if min(image.shape) < 40: return []
-    space, found = space or staff_space(darkness(image, max(image.shape) // 30))[0], []
+    guesses = [space] if space else [s for s, _ in staff_spaces(darkness(image, max(image.shape) // 30))]
+    for i, guess in enumerate(guesses):
+        found = _at_scale(image, max(guess, 3, max(image.shape) / 500))
+        if found and (i == 0 or max(s.right - s.left for s in found) > .4 * image.shape[1]): return found  # an unlikely size has to show a long staff
+    return []
+
+def _at_scale(image, space):
+    "Staves of about this space."
     for _ in range(3):
-        factor = WORK / max(space, 3)
+        factor = WORK / space
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        found = _search(cv2.blur(darkness(small, 5 * WORK), (7, 1)))
-        if not found: break
+        if not (found := _search(cv2.blur(darkness(small, 5 * WORK), (7, 1)))): return []
         ratio = np.average([s.space for s in found], weights=[(s.right - s.left) ** 2 for s in found]) / WORK
         if abs(ratio - 1) < .06: break
         space *= ratio

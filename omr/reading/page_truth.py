@@ -190,12 +190,13 @@ def try_layout(
     try: return lay_out(Page(page.image))
     except InputError as e: return e
 
-# %% ../../nbs/2_reading/13ba_page_truth.ipynb #cb093f1b
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #238f7811
 def _score_page(job):
     "A random page of a score; what a worker does."
     path, seed, strength = job
     data, rng = Path(path).read_bytes(), random.Random(f"{Path(path).name} {seed}")
     text = unpack_mxl(data) if path.endswith(".mxl") else as_text(data)
+    if "<score-partwise" in text[:1000]: text = '<?xml version="1.0"?>' + text[text.index("<score-partwise"):]  # verovio knows MusicXML by its first line
     style = replace(random_style(rng), space=rng.uniform(5.5, 8), weight=0, clutter=0)
     for _ in range(5):
         try: sheets = engrave_score(text, style, page=(paper := replace(random_page(rng), staves=rng.randint(8, 14))))
