@@ -328,7 +328,7 @@ def row_lines(
 
 # %% ../nbs/90_results.ipynb #ad481313
 NOTE = """Lower is better for error rates and times. [V]: read in the source's own files; [T]: quoted by a third party. Rows on different data cannot be compared.
-Brackets hold 95 % bootstrap intervals, those of times the 10th to 90th percentile. n: staves or scores that a number stands on.
+Brackets hold 95 % intervals: bootstrap over staves and times, Student over pieces and turns. n: staves or scores that a number stands on.
 The last column names the profile (`smoke`, `laptop`, `full`) and the hardware, and says so where the weights have changed since."""
 
 def table(
