@@ -257,13 +257,13 @@ class Layout:
         for k in range(self.turns): x, y = (width if (self.turns - k) % 2 else height) - 1 - y, x
         return np.stack([x, y], 1)
 
-# %% ../../nbs/2_reading/13b_systems.ipynb #e7c05ddb
+# %% ../../nbs/2_reading/13b_systems.ipynb #40bbbdb9
 def upright(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
 ) -> tuple[np.ndarray, list[Staff], int, np.ndarray]:  # the page upright and level, its staves, quarter turns, rotation (2, 3)
     "Turn a page by quarters and by its skew. Where run lengths are in doubt, the way that shows more staves. No staves: nothing is turned."
     ways = [0] if standing(image) > _SURE else [0, 1]
-    level, matrix, staves, turns = max(((*_level(np.rot90(image, k)), k) for k in ways), key=lambda way: sum(s.strength * (s.right - s.left) for s in way[2]))
+    level, matrix, staves, turns = max(((*_level(np.rot90(image, k)), k) for k in ways), key=lambda way: sum(min(s.strength, 1) * (s.right - s.left) for s in way[2]))
     if staves and upside_down(level, staves):
         turns += 2
         level, matrix, staves = _level(np.rot90(image, turns))
