@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from omr.cli import parse
 from omr.core import InputError
 from omr.matching.encoders import TwoTowers, info_nce, load_matcher, mean_reciprocal_rank, ranking_loss, ranks, save_matcher, weights_of
 from omr.matching.pairs import Played, Snippets, open_pairs, read_pairs, write_pair
@@ -205,3 +206,9 @@ def test_configs_name_flags_that_exist(path, pairs, tmp_path):
     settings = yaml.safe_load(path.read_text())
     small = dict(data=[pairs], steps=1, decay=0, warmup=0, folder=str(tmp_path / "run"), **SMALL) | dict(evaluate_every=1, halvings=0, patience=0)
     assert train_matcher(**settings | small).is_dir()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("matcher-*.yaml")), ids=lambda p: p.stem)
+def test_configs_are_flags(path):
+    found = parse(train_matcher, "omr train matcher", ["--config", str(path), "--seed", "3"])
+    assert found["seed"] == 3 and len(found) > 2
