@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'PROFILES', 'STAVES', 'SPEED', 'SCORES', 'READERS', 'DECODERS', 'TROMR', 'LOOPS', 'EXPORT', 'CACHE',
-           'SPECTRA', 'LISTENERS', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores', 'hardware', 'commit',
-           'versions', 'fingerprint', 'package_files', 'weights_of', 'metric', 'mean_metric', 'result_path', 'record',
-           'save_figure', 'Row', 'shown', 'measured_with', 'read_json', 'records', 'row_lines', 'table',
-           'update_readme']
+           'SPECTRA', 'LISTENERS', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores', 'hardware',
+           'peak_memory', 'commit', 'versions', 'fingerprint', 'package_files', 'weights_of', 'metric', 'mean_metric',
+           'result_path', 'record', 'save_figure', 'Row', 'shown', 'measured_with', 'read_json', 'records', 'row_lines',
+           'table', 'update_readme']
 
 # %% ../nbs/90_results.ipynb #6178d5d2
 import hashlib, json, os, platform, subprocess, time
@@ -32,6 +32,14 @@ def hardware()->dict: # keys `cpu`, `cores`, `memory_gb`, `gpu` (`None` without 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return dict(cpu=cpu_name(), cores=cores(), memory_gb=round(psutil.virtual_memory().total/1e9, 1), gpu=gpu,
                 system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+
+# %% ../nbs/90_results.ipynb #5ad0c3f1
+def peak_memory()->float: # MB, of this process since it began
+    "The most memory that was in use. Linux keeps in `ru_maxrss` what the parent had when it started the process; `VmHWM` begins anew."
+    import re, resource, sys
+    own = Path("/proc/self/status")
+    if own.exists(): return int(re.search(r"VmHWM:\s+(\d+) kB", own.read_text())[1])/1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == "darwin" else 1e3)
 
 # %% ../nbs/90_results.ipynb #56cc4104
 def commit()->str|None: # twelve digits, `-dirty` when tracked files differ; `None` outside git
