@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": ("omr.reading.evaluation:evaluate_command", "error rates of a model on staves"),
     "evaluate listener": ("omr.listening.listeners:evaluate_listener", "note, frame and velocity scores of a model on recordings"),
     "evaluate matcher": ("omr.matching.retrieval:evaluate_matcher", "retrieval of a matcher, both ways"),
+    "evaluate identification": ("omr.matching.votes:evaluate_identification", "how often the right piece comes first"),
     "reproduce": ("omr.reproduce:reproduce", "run the experiments and print the results table"),
     "results": ("omr.cli:results_command", "print the results table and fill the README with it")}
 
@@ -46,7 +47,7 @@ def overview(
     under:str="", # first word of some commands
 )->str: # one line for each command
     "The help of `omr`, or of its commands that start with a word."
-    lines = [f"  {o:<23}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
+    lines = [f"  {o:<25}{text}" for o, (_, text) in COMMANDS.items() if o.startswith(under)]
     return "\n".join(["usage: omr COMMAND ...", "", *lines, "", "omr COMMAND --help shows the flags of a command; omr --version says which version this is."])
 
 # %% ../nbs/91_cli.ipynb #72b8b09b

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'PROFILES', 'STAVES', 'SPEED', 'SCORES', 'READERS', 'DECODERS', 'TROMR', 'LOOPS', 'EXPORT', 'CACHE',
-           'SPECTRA', 'LISTENERS', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores', 'hardware',
-           'peak_memory', 'commit', 'versions', 'fingerprint', 'package_files', 'weights_of', 'metric', 'mean_metric',
-           'result_path', 'record', 'save_figure', 'Row', 'shown', 'measured_with', 'read_json', 'records', 'row_lines',
-           'table', 'update_readme']
+           'SPECTRA', 'LISTENERS', 'MATCHING', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores',
+           'hardware', 'peak_memory', 'commit', 'versions', 'fingerprint', 'package_files', 'weights_of', 'metric',
+           'mean_metric', 'result_path', 'record', 'save_figure', 'Row', 'shown', 'measured_with', 'read_json',
+           'records', 'row_lines', 'table', 'update_readme']
 
 # %% ../nbs/90_results.ipynb #6178d5d2
 import hashlib, json, os, platform, subprocess, time
@@ -262,6 +262,17 @@ LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second
     ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]
 LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "ratio", experiment="hearing_speed", key="times_plain")]
 
+# %% ../nbs/90_results.ipynb #5ad0c3f4
+_directions = {"sheet_to_audio": "scores ask for recordings", "audio_to_sheet": "recordings ask for scores"}
+_pool = "a pool of 2,000 snippets, composers and soundfont never seen"
+_asking = {"recordings ask": "a recording asks for its score", "scores ask": "a score asks for its recording"}
+MATCHING = [Row("matcher, shipped weights", f"{_pool}, {text}", number, experiment="unseen_pairs", key=f"pool 2000 {way} {key}") for way, text in _directions.items() for key, number in (("r1", "R@1"), ("r25", "R@25"), ("mrr", "MRR"))]
+MATCHING += [Row("the same", f"photographed and in rooms, {text}", number, experiment="harder_pairs", key=f"pool 2000 {way} {key}") for way, text in _directions.items() for key, number in (("r1", "R@1"), ("r25", "R@25"), ("mrr", "MRR"))]
+MATCHING += [Row("the same", f"other passages at tempo {tempo}, {text}", "MRR", experiment="tempo_pairs", key=f"tempo {tempo} {way} mrr") for tempo in ("0.5", "1", "2") for way, text in _directions.items()]
+MATCHING += [Row("pieces found by the matcher", f"{where}, {text}", f"first, {how}", experiment=experiment, key=f"pieces {ask} {key} r1") for experiment, where in (("unseen_pairs", "composers and soundfont never seen"), ("harder_pairs", "photographed and in rooms"))
+    for ask, text in _asking.items() for key, how in (("votes", "by votes"), ("aligned", "votes and alignment"))]
+MATCHING += [Row("an index of a gallery", "windows made of numbers; smoke: 100,000; laptop: a million", number, experiment="index_speed", key=key) for key, number in (("build", "build"), ("query", "a question of 100 windows"), ("recall", "recall of the true 25 neighbours"), ("size", "size"))]
+
 # %% ../nbs/90_results.ipynb #7796f2bd
 PUBLISHED = [Row("TrOMR, retrained by a user", "Camera-PrIMuS", "SER", "above 3 % [V]"),
     Row("SMT", "GrandStaff", "CER / SER / LER", "3.9 / 5.1 / 13.1 % [V]"),
@@ -285,7 +296,7 @@ _seen = "validation; smoke: staves, encoders made small; laptop: embedded set; f
 BACKBONES = [Row(f"MusicTrOCR, {text}", _seen, number, experiment="backbones", key=f"{way} {key}") for way, text in _ways.items() for key, number in (("validation_loss", "loss, teacher-forced"), ("ser", "SER over BPE pieces"))]
 BACKBONES += [Row("MusicTrOCR, a step of training on a GPU", "64 images of 224 x 224", "time in matrix work", experiment="backbones", key="matrix_share"),
     Row("the same", "mixed precision and compiled over single precision", "ratio of throughput", experiment="backbones", key="throughput")]
-ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+LISTENERS+SPEED+BACKBONES+PUBLISHED
+ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+LISTENERS+MATCHING+SPEED+BACKBONES+PUBLISHED
 
 # %% ../nbs/90_results.ipynb #f5528979
 def shown(

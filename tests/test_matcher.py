@@ -167,6 +167,10 @@ def test_the_rate_is_halved_from_the_best_weights(pairs, tmp_path):
     assert rates == [2e-3, 1e-3, 5e-4]
 
 
+def test_runs_stand_where_the_environment_says(pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("EXP_ROOT", str(tmp_path))
+    assert train_matcher(data=[pairs], steps=1, **SMALL).parent == tmp_path / "matcher"
+
 def test_refining_changes_the_projection_alone(pairs, tmp_path):
     torch.manual_seed(0)
     model = TwoTowers(width=2, latent=4)

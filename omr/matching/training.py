@@ -4,7 +4,7 @@
 
 # %% ../../nbs/4_matching/23a_matcher_training.ipynb #2dfcb900
 from __future__ import annotations
-import json, random
+import json, os, random
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -263,7 +263,7 @@ def write_matcher_card(
 
 # %% ../../nbs/4_matching/23a_matcher_training.ipynb #1a50a2fe
 def train_matcher(
-    folder: str = "runs/matcher",  # checkpoint, log and weights; a run found there goes on
+    folder: str = "",  # checkpoint, log and weights; a run found there goes on; default: `matcher` in the folder that EXP_ROOT names, or in runs
     data: list[str] | None = None,  # sets of pairs
     towers: Literal["published", "passage"] = "published",  # the published convolutions, or ours with recurrence
     context: int = 42,  # frames of an excerpt: 42, 84 or 168 are 2.1, 4.2 and 8.4 s
@@ -299,6 +299,7 @@ def train_matcher(
     wandb_run_name: str = "",  # name of the run there
 ) -> Path:  # folder of the weights
     "Train a matcher; of all evaluations, the weights with the best mean reciprocal rank are kept, and their projection is refined. Raises `InputError`."
+    folder = folder or str(Path(os.environ.get("EXP_ROOT") or "runs").expanduser() / "matcher")
     flags = dict(locals()) | dict(data=list(data or []))
     within(0, margin=margin, halvings=halvings, workers=workers); within(0, 1, vary=vary); within(1, group=group); within(2, batch=batch, evaluate_on=evaluate_on, n_train=n_train)
     if tempos is not None and (len(tempos) != 2 or tempos[0] > tempos[1]): raise InputError("two factors are needed, the slower one first", where="tempos")
