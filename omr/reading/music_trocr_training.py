@@ -318,7 +318,7 @@ tags: [optical-music-recognition]
 
 Reads images of printed scores into {target}. Made by `{command}`.
 
-- Data: {records:,} images of {data}; {left_out} more could not be written in the target or are longer than the decoder takes.
+- Data: {records:,} images of {data}; {left_out} more could not be engraved or written in the target, or are longer than the decoder takes.
 - Words: {words:,}; {nearest} of the {measured} validation texts can be said in them only nearly.
 - Training: {steps:,} steps of {accumulate} x {batch} images, {minutes} minutes, {cpu}, precision {precision}, seed {seed}; weights of step {best[step]}, the best validation loss.
 - {parameters:,} parameters, {trained:,} of them trained.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from ..core import InputError, cache_dir, nearest, write_atomic
 from ..scores.batches import Buckets, collate
-from ..scores.corpora import Report, decode_image, parquet, read_parquet, record, split_by_source
+from ..scores.corpora import Report, decode_image, named_splits, parquet, read_parquet, record, split_by_source
 from ..scores.engraving import Failure, engrave, random_style, survive
 from ..scores.foreign import chorales
 from ..scores.layouts import engrave_score
@@ -63,7 +63,7 @@ def draw_embedded(
     what: str = "embedded",  # one of `EMBEDDED`
     count: int = 0,  # records; 0 for all
     workers: int | None = None,  # processes; None for one a core
-) -> Report:
+) -> Report:  # what cannot be engraved stands in `bad`
     "The embedded set, drawn once and then kept in the cache folder. Raises `InputError` for an unknown name."
     from tqdm.auto import tqdm
     from omr.reading.score_sets import draw as work  # under the name by which worker processes find it
@@ -76,7 +76,9 @@ def draw_embedded(
     rows = iter(results)
     for path, part in todo.items(): write_atomic(path, parquet([row for row in itertools.islice(rows, len(part)) if not isinstance(row, Failure)]))
     found = read_parquet(list(parts))
-    return found.take(range(min(count or len(found), len(found))))
+    kept, drawn = found.take(range(min(count or len(found), len(found)))), set(found.index.filename)
+    kept.bad += [(o.name, "cannot be engraved") for o in itertools.chain(*parts.values()) if f"{o.name}.png" not in drawn]
+    return kept
 
 # %% ../../nbs/2_reading/11ca_score_sets.ipynb #f9cf1cad
 DOWNLOADS = Path("data/datasets")
@@ -91,8 +93,9 @@ def open_set(
     if data in EMBEDDED: return draw_embedded(split, data, count, workers)
     folder = DOWNLOADS / "pdmx_synth" if data == "pdmx-synth" else Path(data)
     if not folder.is_dir(): raise InputError("no such folder", where=f"--data {folder}", hint="omr download --pdmx-synth fetches it" if data == "pdmx-synth" else f"name a folder of parquet, pdmx-synth, {', '.join(EMBEDDED)}")
-    try: found = read_parquet(folder, split)
-    except InputError: found = split_by_source(read_parquet(folder))[split]
+    named = named_splits(folder)
+    if named and split not in named: raise InputError(f"has parts named {' and '.join(named)}, but none named {split}", where=f"--data {folder}", hint=f"add {split}-0.parquet, of other pieces")
+    found = read_parquet(folder, split) if named else split_by_source(read_parquet(folder))[split]
     if not len(found): raise InputError(f"no record in the split {split}", where=f"--data {folder}", hint="give more scores, or sets with splits of their own")
     return found.take(range(min(count or len(found), len(found))))
 
@@ -114,7 +117,7 @@ def numbered(
             else: bad.append((corpus.index.filename[i], f"{len(found)} words, the decoder takes {longest}"))
     if not rows: raise InputError(f"none of {len(corpus)} texts can be written in this target", hint=f"the first: {bad[0][1]}")
     kept = corpus.take(rows)
-    kept.bad += bad
+    kept.bad += [*corpus.bad, *bad]
     return kept, ids
 
 # %% ../../nbs/2_reading/11ca_score_sets.ipynb #332f4c13

@@ -17,7 +17,7 @@ from .tunes import tunes
 
 # %% auto #0
 __all__ = ['SHARES', 'record', 'parquet', 'decode_image', 'image_size', 'text_of', 'Lazy', 'Report', 'write_incipit',
-           'read_primus', 'Mapped', 'read_parquet', 'read_embedded', 'read_list', 'listed', 'split_of',
+           'read_primus', 'Mapped', 'read_parquet', 'named_splits', 'read_embedded', 'read_list', 'listed', 'split_of',
            'split_by_source', 'shared']
 
 # %% ../../nbs/1_scores/06_corpora.ipynb #30b43ad5
@@ -319,6 +319,16 @@ def read_parquet(
     good = Mapped(arrow)
     index = good.table.select(["filename", "source", "height", "width"]).to_pandas()
     return Report(good, index, [tuple(o) for o in json.loads(arrow.with_suffix(".json").read_text())])
+
+# %% ../../nbs/1_scores/06_corpora.ipynb #50b56a75
+def named_splits(
+    folder: str | Path,  # of parquet files, nested in any way
+) -> list[str]:  # of train, validation and test
+    "The splits that files or folders are named after."
+    def held(split):
+        try: return bool(_parquet_files(folder, split))
+        except InputError: return False
+    return [o for o in ("train", "validation", "test") if held(o)]
 
 # %% ../../nbs/1_scores/06_corpora.ipynb #b4701aa2
 def _engraved(item, style):
