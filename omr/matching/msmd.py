@@ -139,7 +139,7 @@ def _convert(job):
     folder, split, name, root, settings = job
     rng = np.random.default_rng(int(hashlib.sha256(f"{settings['seed']} {name}".encode()).hexdigest()[:15], 16))
     passage, played = read_piece(Path(root) / name, rng, *(tuple(o) if isinstance(o, list) else o for o in (settings[k] for k in ("sounds", "performances", "tempos", "rooms"))))
-    write_pair(folder, split, name, passage, played, composer=name.split("__")[0], source="MSMD")
+    write_pair(folder, split, name, passage, played, composer=name.split("__")[0], source=name, corpus="MSMD")
 
 def prepare_msmd(
     folder: str,  # of the set of pairs; one found there goes on

@@ -36,6 +36,7 @@ class Source:
     path: str = ""  # of the file
     kern: str = ""  # itself, where there is no file
     filter: str = ""  # of the Humdrum tools, see `engrave_pages`
+    corpus: str = ""  # the collection that it is from
 
 def folder_sources(
     folder: str | Path,  # of scores, nested in any way
@@ -49,7 +50,7 @@ def folder_sources(
         staves = piano_staves(work.parts) or (every if len(every) == 1 else None)
         if work.split != split or not staves: continue
         only = "" if staves == every else "extract -k " + ",".join(str(s + 1) for s in staves)  # staff 0 is the first spine
-        found.append(Source(Path(work.name).stem, work.composer, str(Path(folder) / work.name.partition("/")[2]), filter=only))
+        found.append(Source(Path(work.name).stem, work.composer, str(Path(folder) / work.name.partition("/")[2]), filter=only, corpus=Path(folder).name))
     return found
 
 # %% ../../nbs/4_matching/22a_pair_making.ipynb #7299aa33
@@ -72,7 +73,7 @@ def embedded_sources(
     "Scores without any file: tunes and chorales of music21's corpus."
     pieces, four = {}, {f"bach/{name}": kern for name, kern in chorales()}
     for e in tunes(split): pieces.setdefault(e.tune, []).append(e.kern)
-    def source(name): return Source(name.replace("/", "-"), "bach", kern=four[name], filter="satb2gs") if name in four else Source(name.replace("/", "-"), "traditional", kern=joined(pieces[name]))
+    def source(name): return Source(name.replace("/", "-"), "bach", kern=four[name], filter="satb2gs", corpus="bach") if name in four else Source(name.replace("/", "-"), "traditional", kern=joined(pieces[name]), corpus=name.split("/")[0])
     return tuple(source(name) for name in pieces if name in four or not name.startswith("bach/"))
 
 # %% ../../nbs/4_matching/22a_pair_making.ipynb #b4796355
@@ -169,7 +170,7 @@ def _make(job):
     torch.set_num_threads(1)
     folder, split, name, source, recipe = job
     passage, performances = make_pair(source, f"{split} {name}", recipe)
-    write_pair(folder, split, name, passage, performances, composer=source.composer, source=source.name)
+    write_pair(folder, split, name, passage, performances, composer=source.composer, source=source.name, corpus=source.corpus)
     return sum(p.spec.shape[1] for p in performances) / FPS
 
 def named_sources(

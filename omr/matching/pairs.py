@@ -59,7 +59,7 @@ def write_pair(
     name: str,  # of the piece
     passage: Unrolled,
     performances: list[Played],
-    **about: str,  # composer, source ...
+    **about: str,  # composer; source: the score; corpus: the collection that it is from ...
 ) -> Path:  # the file
     "One piece of a set. Raises `InputError` for a name that is no file's, or a full disk."
     from safetensors.numpy import save
@@ -142,7 +142,7 @@ def write_pairs_csv(
     from pandas import DataFrame
     splits = sorted(o.name for o in Path(folder).iterdir() if o.is_dir() and any(o.glob("*.safetensors")))
     rows = [dict(p.about, name=p.name, split=split, onsets=len(p.x), performances=len(p.performances), width=p.width) for split in splits for p in read_pairs(folder, split)]
-    order = ["name", "split", "composer", "source", "seconds", "onsets", "pages", "performances", "width"]
+    order = ["name", "split", "composer", "source", "corpus", "seconds", "onsets", "pages", "performances", "width"]
     write_atomic(Path(folder) / "pieces.csv", DataFrame(rows, columns=order).to_csv(index=False))
     return len(rows)
 

@@ -189,7 +189,7 @@ def material(
     "What a card says of the data."
     def many(values): return dict(Counter(values).most_common())
     return dict(pieces=len(pieces), hours=round(sum(float(o.about.get("seconds", 0)) for o in pieces) / 3600, 2), composers=len({o.about.get("composer", "") for o in pieces}),
-                sources=many(o.about.get("source", "unknown").split("/")[0] for o in pieces), sounds=many(str(p.get("timbre", "unknown")) for o in pieces for p in o.performances))
+                sources=many(o.about.get("corpus", "unknown") for o in pieces), sounds=many(str(p.get("timbre", "unknown")) for o in pieces for p in o.performances))
 
 def finish_matcher(
     folder: str | Path,  # of the run

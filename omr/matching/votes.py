@@ -32,12 +32,14 @@ def count_votes(
     gallery,  # from `omr.matching.index.open_gallery`
     asked: np.ndarray,  # (Q, D) float32
     voters: int = 100,  # windows that vote
-    neighbours: int = 25,  # votes of each
+    neighbours: int = 25,  # among which each looks for pieces
 ) -> dict[str, float]:  # share of the votes of each piece that has any, the largest first
-    "The vote of a question's windows; between equals, the nearer one stands first."
+    "The vote of a question's windows, one for each piece among the neighbours; between equals, the nearer one stands first."
     cosines, names, _ = gallery.search(asked[spaced(len(asked), voters)], neighbours)
     pieces, which = np.unique(names.ravel().astype(str), return_inverse=True)
-    votes, near = np.bincount(which), np.bincount(which, cosines.ravel())
+    named = np.zeros((len(names), len(pieces)), int)
+    np.put_along_axis(named, which.reshape(names.shape), 1, 1)
+    votes, near = named.sum(0), np.bincount(which, cosines.ravel())
     return {str(pieces[i]): float(votes[i] / votes.sum()) for i in np.lexsort((-near, -votes))}
 
 # %% ../../nbs/4_matching/25ab_votes.ipynb #bcb7d36d
@@ -143,7 +145,7 @@ def identify(
     asked: np.ndarray,  # (Q, D) float32, windows of the question in order
     candidates: int = 25,  # pieces that are aligned; 0: votes alone
     voters: int = 100,  # windows that vote
-    neighbours: int = 25,  # votes of each
+    neighbours: int = 25,  # of each
 ) -> list[Found]:  # the likeliest first
     "Which piece is this, and where in it?"
     voted = count_votes(gallery, asked, voters, neighbours)
@@ -166,7 +168,7 @@ def evaluate_identification(
     V2_to_V1: bool = True,  # recordings ask for scores; --no-V2-to-V1: scores ask for recordings
     tempo: float | None = None,  # only performances at this factor of the tempo; default: the first of each piece
     voters: int = 100,  # windows that vote
-    neighbours: int = 25,  # votes of each
+    neighbours: int = 25,  # of each
     candidates: int = 25,  # pieces that are aligned
     seed: int = 0,  # of the bootstrap
 ) -> dict[str, dict]:  # for each set: `pieces`, and figures of the places by `votes` and `aligned`

@@ -76,7 +76,10 @@ def command_line(
     usual, many = signature(train).parameters, facts.get("processes", 1)
     begin = f"accelerate launch --multi_gpu --num_processes {many} $(which omr)" if many > 1 else "omr"
     told = {flag: value for flag, value in settings_of(train, facts).items() if value != usual[flag].default and value not in ([], None)}
-    return f"{begin} train {name}" + "".join(f" --{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}" for flag, value in told.items())
+    def said(flag, value):
+        if isinstance(value, bool): return f" --{'' if value else 'no_'}{flag}"
+        return f" --{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}"
+    return f"{begin} train {name}" + "".join(said(*o) for o in told.items())
 
 # %% ../../nbs/2_reading/08d_cards.ipynb #a1bf91ce
 SOURCES = {  # how the names of folders of scores begin, and what the licence asks to be said of them
