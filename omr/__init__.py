@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["listen", "read"]
+__all__ = ["listen", "read", "read_book", "studio"]
 
 
 def __getattr__(name):
@@ -11,8 +11,16 @@ def __getattr__(name):
         from omr.reading.reader import read
 
         return read
+    if name == "read_book":
+        from omr.reading.books import read_book
+
+        return read_book
     if name == "listen":
         from omr.listening.listener import listen
 
         return listen
+    if name == "studio":
+        from omr.reading.studio import studio
+
+        return studio
     raise AttributeError(f"module 'omr' has no attribute {name!r}")

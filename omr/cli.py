@@ -16,7 +16,9 @@ from .core import InputError, nearest
 # %% ../nbs/91_cli.ipynb #616ff49c
 COMMANDS = {
     "download": ("omr.scores.download:download", "public data sets, checked and resumable"),
-    "read": ("omr.reading.reader:read_files", "images of a staff to MIDI, MusicXML, kern, MEI, SVG or PrIMuS words"),
+    "read": ("omr.reading.reader:read_files", "staves, pages and PDFs to MIDI, MusicXML, kern, MEI, SVG or PrIMuS words"),
+    "studio": ("omr.reading.studio:studio_server", "read, hear and mend a page in the browser"),
+    "systems": ("omr.reading.systems:find_systems", "where the systems of pages are: a picture, JSON"),
     "convert": ("omr.scores.conversion:convert", "a score from one format to another"),
     "render": ("omr.scores.rendering:render_command", "scores to images of staves, systems or pages"),
     "train crnn": ("omr.reading.crnn:train_crnn", "a CRNN on staves engraved as it goes"),

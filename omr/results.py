@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'PROFILES', 'STAVES', 'SPEED', 'SCORES', 'READERS', 'DECODERS', 'TROMR', 'LOOPS', 'EXPORT', 'CACHE',
-           'SPECTRA', 'LISTENERS', 'MATCHING', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores',
+           'SPECTRA', 'LISTENERS', 'PAGES', 'MATCHING', 'PUBLISHED', 'ENCODERS', 'BACKBONES', 'ROWS', 'NOTE', 'cores',
            'hardware', 'peak_memory', 'commit', 'versions', 'fingerprint', 'package_files', 'weights_of', 'metric',
            'mean_metric', 'result_path', 'record', 'save_figure', 'Row', 'shown', 'measured_with', 'read_json',
            'records', 'row_lines', 'table', 'update_readme']
@@ -262,6 +262,13 @@ LISTENERS += [Row(name, "the same sound, one thread", "training, frames a second
     ("channels_last", "the same, channels last"), ("bf16", "the same, bf16"))]
 LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "ratio", experiment="hearing_speed", key="times_plain")]
 
+# %% ../nbs/90_results.ipynb #5ad0c3f5
+_prints, _scans = "synthetic pages of piano, songs, quartets and more", "scans of old prints, 17 rags of Joplin, the first six systems of each"
+PAGES = [Row("systems of pages", f"{_prints}, {text}", number, experiment="page_experiment", key=f"{key}, {where}") for where, text in (("photographed", "photographed"), ("worn prints", "worn, copied, in one bit")) for key, number in (("systems", "found"), ("pages all right", "pages with all of them"))]
+PAGES += [Row("`omr read`, whole pages", _scans, number, experiment="scanned_books", key=key) for key, number in (("notes", "notes F1 (pitch, and onset in the measure)"), ("OMR-NED", "OMR-NED, one system of each"), ("coverage", "coverage of OMR-NED"))]
+PAGES += [Row("the same", f"vector PDF, {text}", "notes F1", experiment="books_measured", key=f"notes, {key}") for key, text in (("chorales, test families", "chorales of families never seen"), ("random piano music", "random piano music"))]
+PAGES += [Row("the same", "a page of piano systems, two cores, warm", number, experiment="books_measured", key=key) for key, number in (("seconds a page of piano systems", "time"), ("memory of a page", "peak memory"))]
+
 # %% ../nbs/90_results.ipynb #5ad0c3f4
 _directions = {"sheet_to_audio": "scores ask for recordings", "audio_to_sheet": "recordings ask for scores"}
 _pool = "a pool of 2,000 snippets, composers and soundfont never seen"
@@ -296,7 +303,7 @@ _seen = "validation; smoke: staves, encoders made small; laptop: embedded set; f
 BACKBONES = [Row(f"MusicTrOCR, {text}", _seen, number, experiment="backbones", key=f"{way} {key}") for way, text in _ways.items() for key, number in (("validation_loss", "loss, teacher-forced"), ("ser", "SER over BPE pieces"))]
 BACKBONES += [Row("MusicTrOCR, a step of training on a GPU", "64 images of 224 x 224", "time in matrix work", experiment="backbones", key="matrix_share"),
     Row("the same", "mixed precision and compiled over single precision", "ratio of throughput", experiment="backbones", key="throughput")]
-ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+LISTENERS+MATCHING+SPEED+BACKBONES+PUBLISHED
+ROWS = READERS+STAVES+DECODERS+TROMR+LOOPS+EXPORT+CACHE+SCORES+SPECTRA+PAGES+LISTENERS+MATCHING+SPEED+BACKBONES+PUBLISHED
 
 # %% ../nbs/90_results.ipynb #f5528979
 def shown(

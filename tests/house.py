@@ -10,7 +10,7 @@ NBS = ROOT / "nbs"
 # Notebooks that papermill runs with parameters: exactly one cell tagged `parameters` each.
 EXPERIMENTS = {"1_scores/06d_scores.ipynb", *(f"2_reading/{o}.ipynb" for o in (
     "09b_staves", "09c_decoders", "09e_throughput", "10c_consistency", "11e_cache", "12_backbones", "13c_page_experiment", "14b_speed", "14c_export",
-    "14e_readers")),
+    "14e_readers", "14h_books_measured")),
     *(f"3_listening/{o}.ipynb" for o in ("16b_spectra_speed", "18b_variants", "19c_hearing_speed", "19d_augmentation", "19e_published", "20c_listeners")),
     *(f"4_matching/{o}.ipynb" for o in ("23b_towers", "24a_matchers", "24b_matcher_sweep", "25d_index_speed"))}
 

@@ -1,6 +1,7 @@
 """Pages: what people really give, and what a page may hold that is no music."""
 import base64
 import json
+import random
 import struct
 import zlib
 
@@ -12,8 +13,9 @@ from PIL import Image
 
 from omr.core import InputError
 from omr.reading.page_staves import find_staves, standing
-from omr.reading.page_truth import ENSEMBLES, judge, photographed, total, true_page, try_layout
+from omr.reading.page_truth import ENSEMBLES, judge, photographed, random_sheet, scan_verdicts, scanned, total, true_page, try_layout
 from omr.reading.pages import SIDE, Page, pages
+from omr.reading.segmentation import load_pages, lay_out_learned, train_pages
 from omr.reading.systems import Layout, as_json, draw, extent, find_systems, lay_out, layouts, systems
 from omr.scores.camera import Shot, take
 from omr.scores.engraving import FONTS, Style
@@ -193,3 +195,67 @@ def test_layouts_stream(tmp_path, sheet):
 
 
 def test_standing(sheet): assert standing(sheet.image) > 3 > 1 / 3 > standing(np.ascontiguousarray(np.rot90(sheet.image)))
+
+
+def test_a_book_of_bad_pages(tmp_path, sheet, photo, capsys):
+    rng = np.random.default_rng(0)
+    hand = np.full((1200, 900), 245, np.uint8)
+    for row in range(100, 1100, 60):  # lines of writing: loops that drift to the right
+        t = np.linspace(0, 60, 1200)
+        loops = np.stack([80 + 12 * t + 9 * np.sin(2.1 * t), row + 14 * np.cos(2 * t) * (1 + .4 * np.sin(.9 * t + row)) + rng.normal(0, .6, t.size)], 1)
+        cv2.polylines(hand, [loops.astype(np.int32)], False, 30, 2, cv2.LINE_AA)
+    again, _ = take(photo, Shot(angle=-1.5, outside=60, moire=.1, noise=6, quality=70), np.random.default_rng(2))
+    save(tmp_path / "bad.tiff", pictures(hand, photo[:, :700], np.full((900, 700), 250, np.uint8), again, sheet.image), compression="tiff_adobe_deflate")
+    assert find_systems([str(tmp_path / "bad.tiff")], str(tmp_path / "out"), overlay=False) == 1
+    said, book = capsys.readouterr(), f"{tmp_path / 'bad.tiff'}, page"
+    assert said.out.splitlines() == [f"{book} {n}: 3 systems with 4, 4, 4 staves" for n in (2, 4, 5)]
+    assert said.err.splitlines() == [f"{book} 1: no staff found, so this is not read as music", f"{book} 3: a blank page"]
+
+
+def test_two_pages_on_a_spread(sheet):
+    right = engrave_score(chorales(2)[1][1], Style(space=6.5), page=Paper(1240, 1754, margin=110))[0]
+    spread = np.hstack([sheet.image, np.full((1754, 30), 255, np.uint8), right.image])
+    spread[:, 1250:1256] = 0  # the fold
+    found = lay_out(Page(spread)).systems
+    sides = [s.left > 1240 for s in found]
+    assert sides == sorted(sides) and len(found) == 3 + len(set(right.staves["system"])) and counts(found) == [4] * len(found)
+    assert all(a.bottom < b.top for a, b in zip(found, found[1:]) if (a.left > 1240) == (b.left > 1240))
+
+
+def test_systems_of_two_sizes(sheet):
+    small = engrave_score(chorales(1)[0][1], Style(space=5), page=Paper(1240, 1754, margin=110))[0]
+    end = [int(sheet.staves["y1"][sheet.staves["system"] == 2].max()) + 60, int(small.staves["y0"][small.staves["system"] == 2].min()) - 50]
+    both = np.vstack([sheet.image[:end[0]], small.image[end[1]:end[1] + 700]])
+    found = systems(both)
+    assert counts(found)[:3] == [4, 4, 4] and .6 < found[2].space / found[0].space < .8
+
+
+@pytest.mark.parametrize("kind", ["piano", "song", "quartet"])
+def test_worn_scans(kind):
+    verdicts = [judge(page, try_layout(page)) for page in (scanned(random_sheet(random.Random(f"old {i}"), kind), kind, i) for i in range(1))]
+    assert total(verdicts)["share"] >= .75
+
+
+def test_verdicts_on_scans(tmp_path):
+    "A list of systems beside a file: bands in points from the top of the page."
+    sheet = random_sheet(random.Random(2), "piano")
+    pictures(sheet.image)[0].save(tmp_path / "old.pdf", resolution=150)
+    def band(n):
+        of = sheet.staves[sheet.staves["system"] == n]
+        return {"page": 0, "y0_pt": (of["y0"].min() - 20) * 72 / 150, "y1_pt": (of["y1"].max() + 20) * 72 / 150}
+    listed = [{"pdf": "old.pdf", "systems": [band(n) for n in sorted(set(sheet.staves["system"].tolist()))]}]
+    (tmp_path / "systems.json").write_text(json.dumps(listed))
+    (name, verdict), = scan_verdicts(tmp_path)
+    assert name == "old" and verdict["right"] == 1 and verdict["found"] == len(listed[0]["systems"])
+    with pytest.raises(InputError, match="no list of systems"): next(scan_verdicts(tmp_path / "none"))
+
+
+def test_training_of_the_network(tmp_path):
+    settings = dict(sheets=2, batch=2, evaluate_on=1, evaluate_every=1, save_every=1, threads=1)
+    weights = train_pages(str(tmp_path / "run"), steps=2, decay=1, warmup=1, **settings)
+    assert (weights / "model.safetensors").stat().st_size < 700_000
+    noise = np.random.default_rng(0).integers(150, 255, (900, 700)).astype(np.uint8)
+    with pytest.raises(InputError, match="no staff found"): lay_out_learned(Page(noise), load_pages(weights))
+    with pytest.raises(InputError, match="this run was started with"): train_pages(str(tmp_path / "run"), steps=2, decay=1, warmup=1, lr=1, **settings)
+    (weights / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match="weights that do not fit"): load_pages(weights)

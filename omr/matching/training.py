@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from ..core import InputError, write_atomic
 from .encoders import TwoTowers, info_nce, load_matcher, ranking_loss, ranks, save_matcher
 from .pairs import FINGERPRINT, Snippets, read_pairs
-from ..reading.cards import PLACES, command_line, credits_of, facts_of, read_object, weights_folder
-from ..reading.runs import begin_run
+from ..reading.cards import PLACES, command_line, credits_of, facts_of, origin, read_object, weights_folder
+from ..reading.runs import begin_run, history
 from ..tracking import best_row
 from ..training import fit, is_main, load_best, within
 
@@ -211,6 +211,7 @@ def finish_matcher(
     if worse := refined["mrr"] < found["mrr"]: model.projection.load_state_dict(kept)
     save_matcher(model, weights)
     facts = {k: getattr(training, k, v) for k, v in flags.items() if k not in PLACES} | {"data": [Path(o).name for o in flags["data"]]}
+    if flags["start_from"]: facts["before"] = history(weights_folder(flags["start_from"]))
     facts |= dict(refined=0 if worse else min(flags["n_train"], len(plain)), mrr_before_refining=found["mrr"], mrr_refined=refined["mrr"], judged_on=len(judges[0]))
     write_atomic(weights / "training.json", json.dumps(facts | dict(threads=torch.get_num_threads()) | material(sets["train"].pieces) | facts_of(log, training), indent=1))
     return write_matcher_card(weights).parent
@@ -225,7 +226,7 @@ tags: [cross-modal-retrieval]
 
 Finds the score of a recording, and the recording of a score. Made by `{command}`.
 
-- Data: {pieces:,} pieces, {hours} hours of sound, {composers} composers; pieces of each source: {of_source}; performances of each sound: {of_sound}.{owed}
+- Data: {pieces:,} pieces, {hours} hours of sound, {composers} composers; pieces of each collection: {of_source}; performances of each sound: {of_sound}.{owed}
 - Network: {towers} towers, {numbers:,} numbers, excerpts of {seconds:g} s{attended}.
 - Training: {start}{steps_done:,} steps of {batch} pairs, loss {loss}, {minutes} minutes, {cpu}, {threads} thread(s), precision {precision}, seed {seed}, torch {torch}. Of all evaluations the weights with the best mean reciprocal rank among {judged_on:,} validation pairs were kept ({mrr:.3f}). Projection: {projection}.
 
@@ -256,7 +257,7 @@ def write_matcher_card(
         facts = facts["training"] | facts
         many = {f"of_{k}": ", ".join(f"{n} {v}" for n, v in facts[f"{k}s"].items()) for k in ("source", "sound")}
         words = dict(command=command_line("matcher", train_matcher, facts), owed=f" {'; '.join(credits_of(list(facts['sources'])))}.".replace(" .", ""), seconds=model.context / 20, attended=", frames weighed by soft attention" if model.attention else "",
-                     numbers=sum(v.numel() for v in model.state_dict().values() if v.is_floating_point()), start=f"started from {facts['start_from']}, " if facts.get("start_from") else "", mrr=max(facts["mrr_before_refining"], facts["mrr_refined"]),
+                     numbers=sum(v.numel() for v in model.state_dict().values() if v.is_floating_point()), start=origin(facts), mrr=max(facts["mrr_before_refining"], facts["mrr_refined"]),
                      projection=f"CCA of {facts['refined']:,} training pairs" if facts["refined"] else "as trained", rows=_rows(scores))
         return write_atomic(Path(folder) / "README.md", CARD.format(**facts | many | words))
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise InputError(f"no model card can be made of the files here ({type(e).__name__}: {e})", where=folder) from None

@@ -11,8 +11,8 @@ from ..scores.strips import darkness
 
 # %% auto #0
 __all__ = ['WORK', 'STRIP', 'TEETH', 'GAPS', 'USUAL', 'TOLL', 'LEAST', 'SHORTEST', 'BANDS', 'vertical_runs', 'run_sums',
-           'staff_spaces', 'staff_space', 'line_strips', 'comb', 'best_path', 'Staff', 'on_line', 'fit_lines',
-           'is_staff', 'ends', 'find_staves', 'standing', 'upside_down']
+           'staff_spaces', 'staff_space', 'line_strips', 'comb', 'best_path', 'Staff', 'on_line', 'along', 'fit_lines',
+           'is_staff', 'ends', 'find_staves', 'scaled_staff', 'standing', 'upside_down']
 
 # %% ../../nbs/2_reading/13a_page_staves.ipynb #60395419
 def vertical_runs(
@@ -156,8 +156,13 @@ def _sample(profiles, ks, ys):
     row = low.astype(np.intp)
     return profiles[ks, row] * (1 - (low - row)) + profiles[ks, row + 1] * (low - row)
 
-def _along(profiles, ks, ys, spaces):
-    "(..., K) answers of combs of these spaces at these heights; both broadcast."
+def along(
+    profiles: np.ndarray,  # (K', H) from `line_strips`
+    ks: np.ndarray,  # (K,) strips
+    ys: np.ndarray,  # (..., K) heights of a middle line, px
+    spaces: np.ndarray,  # (..., K) staff spaces, px; broadcast with `ys`
+) -> np.ndarray:  # (..., K)
+    "Answers of combs of these spaces at these heights."
     ys, spaces = np.broadcast_arrays(ys, spaces)
     lines, gaps = (_sample(profiles, ks, ys + np.multiply.outer(o, spaces)) for o in (TEETH, GAPS))
     return .5 * (lines.min(0) + lines.mean(0)) - gaps.mean(0)
@@ -172,12 +177,12 @@ def _smooth(ys):
 
 def _fit_middle(profiles, ks, ys, space):
     "Heights of the middle line near `ys`, by the best answer in each strip."
-    return _smooth(ys + _RISES[(_along(profiles, ks, ys + _RISES, space) - .01 * abs(_RISES)).argmax(0), 0])
+    return _smooth(ys + _RISES[(along(profiles, ks, ys + _RISES, space) - .01 * abs(_RISES)).argmax(0), 0])
 
 def _fit_space(profiles, ks, ys, spaces):
     "One space for these strips."
     tried = np.linspace(.95 * min(spaces), 1.05 * max(spaces), 33)[:, None]
-    return tried[_along(profiles, ks, ys, tried).sum(1).argmax(), 0]
+    return tried[along(profiles, ks, ys, tried).sum(1).argmax(), 0]
 
 # %% ../../nbs/2_reading/13a_page_staves.ipynb #91effd48
 def fit_lines(
@@ -264,7 +269,7 @@ def _staff(soft, profiles, xs, ks, ys, spaces, level):
     if right - left < SHORTEST * space.mean(): return None
     x = np.unique(np.r_[left, xs[ks][(xs[ks] > left) & (xs[ks] < right)], right].astype(float))
     at, rise = on_line(x, xs[ks], middle), on_line(x, xs[ks], space)
-    strength = float(_along(profiles, ks, middle, space).mean() / level)
+    strength = float(along(profiles, ks, middle, space).mean() / level)
     return Staff(x, at + TEETH[:, None] * rise, strength) if strength > _FAINT else None
 
 def _close(free, xs, staff, ks, ys, space):
@@ -305,9 +310,12 @@ def _at_scale(image, space):
         ratio = np.average([s.space for s in found], weights=[(s.right - s.left) ** 2 for s in found]) / WORK
         if abs(ratio - 1) < .06: break
         space *= ratio
-    return [_scaled(s, 1 / factor) for s in found]
+    return [scaled_staff(s, 1 / factor) for s in found]
 
-def _scaled(staff, by):
+def scaled_staff(
+    staff: Staff,
+    by: float,  # factor
+) -> Staff:
     "The staff in an image that is larger by this factor."
     return replace(staff, xs=(staff.xs + .5) * by - .5, lines=(staff.lines + .5) * by - .5)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..core import InputError
 from .pages import Page
 from .systems import Layout, lay_out, layouts
-from ..scores.camera import random_shot, take
+from ..scores.camera import Shot, View, random_shot, take
 from ..scores.encodings import quarters
 from ..scores.engraving import Failure, random_style, survive
 from ..scores.foreign import as_text, unpack_mxl
@@ -22,8 +22,9 @@ from ..scores.layouts import Sheet, engrave_score, load_score, random_page
 from ..scores.melodies import BOTTOM, letter
 
 # %% auto #0
-__all__ = ['ENSEMBLES', 'LEAST_OVERLAP', 'random_score', 'grouped', 'TruePage', 'furnish', 'photographed', 'true_page', 'overlap',
-           'page_boxes', 'judge', 'try_layout', 'score_pages', 'scan_verdicts', 'total']
+__all__ = ['ENSEMBLES', 'LEAST_OVERLAP', 'random_score', 'grouped', 'TruePage', 'furnish', 'corners_of', 'photographed',
+           'random_sheet', 'true_page', 'worn', 'line_points', 'scanned', 'overlap', 'page_boxes', 'judge',
+           'try_layout', 'score_pages', 'scan_verdicts', 'total']
 
 # %% ../../nbs/2_reading/13ba_page_truth.ipynb #5a085798
 def _bar(rng, clef, place, length, busy):
@@ -116,6 +117,18 @@ def furnish(
     if rng.random() < .4: write("All rights reserved. Plate 1234.", .3 * width, height - .35 * margin, .4)
     return out
 
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #b7a62fce
+def corners_of(
+    sheet: Sheet,  # a page with its staves
+    view: View | None = None,  # where its points went; None for nowhere
+) -> list[np.ndarray]:  # of each system (N, 4, 2): corners of its N staves, px
+    "The staves of each system, in the photo."
+    def corners(b):
+        points = np.array([[b[x], b[y]] for y in ("y0", "y1") for x in ("x0", "x1")], float)
+        return view.to_photo(points) if view else points
+    numbers = sorted(set(sheet.staves["system"].tolist()))
+    return [np.array([corners(b) for b in sheet.staves[sheet.staves["system"] == n]]) for n in numbers]
+
 # %% ../../nbs/2_reading/13ba_page_truth.ipynb #8ee3dac7
 def photographed(
     sheet: Sheet,  # a page with its staves
@@ -126,25 +139,17 @@ def photographed(
     "A photo of a page, with the places of its systems."
     chance = np.random.default_rng(seed)
     image, view = take(sheet.image, random_shot(chance, strength), chance) if strength else (sheet.image, None)
-    def corners(b):
-        points = np.array([[b[x], b[y]] for y in ("y0", "y1") for x in ("x0", "x1")], float)
-        return view.to_photo(points) if view else points
-    numbers = sorted(set(sheet.staves["system"].tolist()))
-    return TruePage(image, kind, [np.array([corners(b) for b in sheet.staves[sheet.staves["system"] == n]]) for n in numbers], strength)
+    return TruePage(image, kind, corners_of(sheet, view), strength)
 
 # %% ../../nbs/2_reading/13ba_page_truth.ipynb #db1ddc02
-def true_page(
-    seed: int,  # the same seed gives the same page
-    kind: str | None = None,  # one of `ENSEMBLES`; None for any
-    strength: float | None = None,  # of the camera, 0 to 1; None for any from 0.2 to 1
-) -> TruePage:
-    "A random page. Raises `InputError` for an unknown kind."
-    rng = random.Random(f"page {seed}")
-    kind = kind or rng.choice(list(ENSEMBLES))
+def random_sheet(
+    rng: random.Random,  # source of chance
+    kind: str,  # one of `ENSEMBLES`
+) -> Sheet:  # of the score's pages the fullest
+    "A page of random music with title and page number. Raises `InputError` for an unknown kind."
     if kind not in ENSEMBLES: raise InputError(f"no ensemble {kind!r}", hint=f"one of {', '.join(ENSEMBLES)}")
     groups, clefs = ENSEMBLES[kind]
-    count, strength = len(clefs.split()), rng.uniform(.2, 1) if strength is None else strength
-    paper = random_page(rng)
+    count, paper = len(clefs.split()), random_page(rng)
     style = replace(random_style(rng), space=rng.uniform(5.5, 9 if count < 3 else 7) * (1 if count < 7 else .7), weight=0, clutter=0)
     paper = replace(paper, staves=rng.randint(8, 14), systems=rng.randint(4, 14))
     for _ in range(9):  # a system that does not fit on its paper is drawn again
@@ -153,7 +158,60 @@ def true_page(
         except InputError: style = replace(style, space=.9 * style.space)
         else: break
     sheet = max(sheets, key=lambda s: len(s.staves))
-    return photographed(replace(sheet, image=furnish(sheet.image, rng, paper.margin)), kind, seed, strength)
+    return replace(sheet, image=furnish(sheet.image, rng, paper.margin))
+
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #5720033d
+def true_page(
+    seed: int,  # the same seed gives the same page
+    kind: str | None = None,  # one of `ENSEMBLES`; None for any
+    strength: float | None = None,  # of the camera, 0 to 1; None for any from 0.2 to 1
+) -> TruePage:
+    "A photo of a random page. Raises `InputError` for an unknown kind."
+    rng = random.Random(f"page {seed}")
+    kind = kind or rng.choice(list(ENSEMBLES))
+    strength = rng.uniform(.2, 1) if strength is None else strength
+    return photographed(random_sheet(rng, kind), kind, seed, strength)
+
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #125e886d
+def worn(
+    image: np.ndarray,  # uint8 (H, W), 0 = ink
+    points: np.ndarray,  # (N, 2) x and y on its staff lines, px
+    rng: np.random.Generator,  # source of chance
+    survive: float = .95,  # share of these points that stay ink
+) -> np.ndarray:  # uint8 (H, W), 0 or 255
+    "A scan of one bit; print and plate are worn in spots."
+    def spots(px): return cv2.resize(rng.normal(size=[max(2, n // px) for n in image.shape]).astype(np.float32), image.shape[::-1])
+    grey = image + 20 * spots(3) * (spots(60) > .3) + 12 * spots(25)
+    x, y = np.rint(points[(points >= 0).all(1) & (points < np.array(image.shape[::-1]) - 1).all(1)]).astype(int).T
+    level = np.quantile(cv2.erode(grey, np.ones((3, 1), np.uint8))[y, x], survive) if len(x) else 150
+    return np.where(grey > min(level, 215), 255, 0).astype(np.uint8)
+
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #4844c6c1
+def line_points(
+    staves: np.ndarray,  # of `omr.scores.layouts.STAVES`
+    count: int = 100,  # points of a line
+) -> np.ndarray:  # (N, 2) x and y, px
+    "Points on all five lines of staves."
+    share = np.linspace(0, 1, count)
+    return np.concatenate([np.stack([b["x0"] + share * (b["x1"] - b["x0"]), np.full(count, b["y0"] + k / 4 * (b["y1"] - b["y0"]))], 1) for b in staves for k in range(5)])
+
+# %% ../../nbs/2_reading/13ba_page_truth.ipynb #06d1a247
+def scanned(
+    sheet: Sheet,  # a page with its staves
+    kind: str,  # what it is called
+    seed: int,
+) -> TruePage:
+    "A scan of a worn print: slightly askew, of one bit, with breaks, specks and black edges."
+    rng = np.random.default_rng(seed)
+    shot = Shot(bleed=rng.uniform(.6, 1.2), angle=rng.uniform(-1.5, 1.5), curl=rng.uniform(-.004, .004), waves=rng.uniform(.3, 1.2), tilt_x=rng.uniform(-.015, .015), defocus=rng.uniform(.1, .7), noise=rng.uniform(1, 5))
+    image, view = take(sheet.image, shot, rng)
+    image = worn(image, view.to_photo(line_points(sheet.staves)), rng, rng.uniform(.95, .995))
+    (height, width), most = image.shape, .02 * image.shape[1]
+    for x, y in rng.integers(0, (width, height), (rng.integers(400), 2)).tolist(): cv2.circle(image, (x, y), int(rng.integers(3)), int(rng.choice([0, 255])), -1)
+    for turn in np.flatnonzero(rng.random(4) < .4):
+        side = np.rot90(image, turn)
+        for row, wide in zip(side, np.linspace(*rng.uniform(0, most, 2), len(side))): row[:int(wide)] = 0
+    return TruePage(image, kind, corners_of(sheet, view), 0)
 
 # %% ../../nbs/2_reading/13ba_page_truth.ipynb #f0e507c9
 LEAST_OVERLAP = .8  # intersection over union of a system that was found
@@ -185,9 +243,10 @@ def judge(
 
 def try_layout(
     page: TruePage,
+    find=lay_out,  # function: page -> layout
 ) -> Layout | InputError:
     "The layout of its image, or why there is none."
-    try: return lay_out(Page(page.image))
+    try: return find(Page(page.image))
     except InputError as e: return e
 
 # %% ../../nbs/2_reading/13ba_page_truth.ipynb #238f7811
@@ -223,13 +282,14 @@ def score_pages(
 def scan_verdicts(
     folder: str | Path,  # with `systems.json` and the files it names
     staves: int = 2,  # of each system
+    find=lay_out,  # function: page -> layout
 ):  # yields (name, counts as `judge` gives them) of each file
     "How well systems are found on scans. Raises `InputError` where there is no list."
     try: listed = json.loads((Path(folder) / "systems.json").read_text())
     except (OSError, ValueError) as e: raise InputError(f"no list of systems ({e})", where=Path(folder) / "systems.json") from None
     for entry in listed:
         seen = {}
-        for layout in layouts(Path(folder) / entry["pdf"]):
+        for layout in layouts(Path(folder) / entry["pdf"], find=find):
             if isinstance(layout, Layout): seen[layout.page.number - 1] = [(b[1] * 72 / layout.page.dpi, b[3] * 72 / layout.page.dpi, len(s.staves)) for b, s in zip(page_boxes(layout), layout.systems)]
         def within(s, seen=seen): return [o for o in seen.get(s["page"], []) if s["y0_pt"] - _SLACK <= o[0] and o[1] <= s["y1_pt"] + _SLACK and o[2] == staves]
         found, total = sum(len(within(s)) == 1 for s in entry["systems"]), sum(map(len, seen.values()))

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..core import InputError, nearest, write_atomic
+from .pages import is_pdf
 from .readings import Reading, overlay
 from ..scores.conversion import FORMATS
+from ..scores.notation import check_bpm
 from ..scores.parts import kind_of
 from ..scores.strips import HEIGHT, StaffLines, find_staff, normalize, other_staff
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'SURE', 'WRITERS', 'load_image', 'as_grey', 'Architecture', 'named', 'architecture_of',
            'validation_sets', 'validation_ser', 'shipped', 'model_place', 'load_reader', 'prepare', 'read_many', 'read',
-           'read_files']
+           'write_formats', 'Job', 'read_files', 'is_book', 'is_page']
 
 # %% ../../nbs/2_reading/14_reader.ipynb #d31c4c03
 def load_image(
@@ -154,7 +156,7 @@ def prepare(
     where = image if isinstance(image, (str, Path)) else None
     pixels = load_image(image) if where is not None else as_grey(image)
     if (staff := find_staff(pixels)) is None: raise InputError("no staff found, so this is not read as music", where=where, hint="give an upright image of one staff with its five lines")
-    if other_staff(pixels, staff): raise InputError("more than one staff", where=where, hint="cut the image into single staves")
+    if other_staff(pixels, staff): raise InputError("more than one staff", where=where, hint="`omr read` and `omr.read_book` read whole pages")
     strip = normalize(pixels, staff, height)
     return strip, pixels.shape[1] / strip.shape[1], staff
 
@@ -217,14 +219,20 @@ def _formats(to):
     return names
 
 # %% ../../nbs/2_reading/14_reader.ipynb #b8e68934
-def _write_all(reading, stem, formats):
-    "Write the reading in each format it can be said in; returns the file names and the warnings of the writers."
+def write_formats(
+    kern: str,  # what was read
+    stem: Path,  # the files without their endings
+    formats: list[str],  # of `WRITERS`
+    bpm: float | None = None,  # tempo of MIDI in quarters a minute; None for 100
+) -> tuple[list[str], list[str]]:  # names of the files, warnings of the writers
+    "Write a score in each format it can be said in. Raises `InputError` naming those in which it cannot, when the others are written."
     written, unsaid = [], []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in formats:
             ending, writer = WRITERS[name]
-            try: content = writer(reading.kern)
+            if name == "midi": writer = partial(writer, bpm=bpm)
+            try: content = writer(kern)
             except InputError as e: unsaid.append(f"not written as {name}: {e}"); continue
             written.append(write_atomic(stem.with_name(stem.name + ending), content).name)
     if unsaid: raise InputError("; ".join(unsaid + [f"written: {', '.join(written) or 'nothing'}"]), where=stem)
@@ -268,34 +276,82 @@ def _threads(
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/2_reading/14_reader.ipynb #a079ee56
+class Job(NamedTuple):
+    "What the user asked for."
+    formats: list[str]  # of `WRITERS`; empty for the usual ones
+    model: str = ""  # name of shipped weights, a folder with weights, or an ONNX file
+    bpm: float | None = None  # quarters a minute
+    overlay: bool = False  # pictures of what was read
+    per_page: bool = False  # files for each page as well
+    password: str = ""  # of locked PDFs
+
 def read_files(
-    images: list[str],  # image files of one staff each
+    images: list[str],  # images of a staff or of pages, PDFs, TIFFs of many pages
     output_dir: str | None = None,  # folder of the output; default: beside each input
-    to: str = "midi",  # formats, joined by commas: midi, musicxml, mei, svg, kern, ekern, bekern, semantic, agnostic, abc
+    to: str | None = None,  # formats, joined by commas: midi, musicxml, mei, svg, kern, ekern, bekern, semantic, agnostic, abc (default: midi, and musicxml for pages)
     model: str = "",  # name of shipped weights, a folder with weights, or an ONNX file; default: the best that is shipped
     batch: int = 4,  # staves read together; a GPU wants more
     overlay: bool = False,  # draw what was read over the image, by confidence: NAME.overlay.png
-) -> int:  # 0, or 1 if some of several files failed
-    "Read images of a staff and write what they say; one line for each."
+    bpm: float | None = None,  # quarters a minute in MIDI (default: by the tempo word of a PDF, else 120 for pages and 100 for a staff)
+    per_page: bool = False,  # write each page of a book as well, as soon as it is read
+    password: str = "",  # of locked PDFs
+) -> int:  # 0, or 1 if a page or some of several files failed
+    "Read images of a staff, or whole pages that become one score, and write what they say; one line for each."
     if batch < 1: raise InputError(f"{batch} staves at a time", where="--batch", hint="take 1 or more")
-    formats, stems, failed = _formats(to), _stems(images, output_dir), []
-    load_reader(model)
-    for start in range(0, len(images), 8 * batch):  # eight batches at a time, so that they can be sorted by width
-        some = slice(start, start + 8 * batch)
+    job = Job(_formats(to) if to is not None else [], model, bpm and check_bpm(bpm), overlay, per_page, password)
+    stems, failed, books = _stems(images, output_dir), [], [i for i, path in enumerate(images) if is_book(path)]
+    staves = [i for i in range(len(images)) if i not in books]
+    if staves: load_reader(model)
+    for start in range(0, len(staves), 8 * batch):  # eight batches at a time, so that they can be sorted by width
+        some = staves[start:start + 8 * batch]
         with _threads(int(len(images) == 1)):  # one staff is too little work to share: two threads spend more time waiting for each other
-            readings = read_many(images[some], model, batch)
-        for path, stem, reading in zip(images[some], stems[some], readings):
-            try: print(_finish(path, stem, reading, formats, overlay), flush=True)
-            except InputError as e:
-                if len(images) == 1: raise
-                failed.append(path); print(e, file=sys.stderr, flush=True)
-    if failed: print(f"{len(failed)} of {len(images)} failed: {', '.join(map(str, failed))}", file=sys.stderr)
+            readings = read_many([images[i] for i in some], model, batch)
+        for i, reading in zip(some, readings): failed += _try_to_finish(images[i], stems[i], reading, job, len(images) == 1)
+    for i in books: failed += _try_to_finish(images[i], stems[i], None, job, len(images) == 1)
+    if failed and len(images) > 1: print(f"{len(failed)} of {len(images)} failed: {', '.join(map(str, failed))}", file=sys.stderr)
     return int(bool(failed))
 
-# %% ../../nbs/2_reading/14_reader.ipynb #cb9b6a56
-def _finish(path, stem, reading, formats, drawn):
-    "Write what was read of one file; returns its line."
+# %% ../../nbs/2_reading/14_reader.ipynb #c1aecb4c
+def is_book(
+    path: str | Path,
+) -> bool:
+    "A PDF, or an image of several pages?"
+    from PIL import Image
+    try:
+        if is_pdf(path): return True
+        with Image.open(path) as image: return getattr(image, "n_frames", 1) > 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError): return False  # `load_image` says what it is
+
+def is_page(
+    path: str | Path,
+    reading: Reading | InputError,  # of the image as one staff
+) -> bool:
+    "Is this the image of a page? It has more than one staff, or is far taller than a staff."
+    from PIL import Image
+    if isinstance(reading, InputError) and reading.what == "more than one staff": return True
+    if isinstance(reading, InputError) and not reading.what.startswith(("no staff", "no music")): return False
+    with Image.open(path) as image: width, height = image.size
+    return min(width, height) > 700 if isinstance(reading, InputError) else height > 30 * reading.staff.space
+
+# %% ../../nbs/2_reading/14_reader.ipynb #5db93810
+def _finish(path, stem, reading, job):
+    "Write what was read of one file; returns its line and the number of pages that failed."
+    if reading is None or is_page(path, reading):
+        from omr.reading.books import read_file
+        try: return read_file(path, stem, job)
+        except InputError:
+            if not isinstance(reading, Reading): raise
     if isinstance(reading, InputError): raise reading
-    pictures = [_write_overlay(path, reading, stem)] if drawn else []
-    written, warned = _write_all(reading, stem, formats)
-    return _line(path, reading, written + pictures, warned)
+    pictures = [_write_overlay(path, reading, stem)] if job.overlay else []
+    written, warned = write_formats(reading.kern, stem, job.formats or ["midi"], job.bpm)
+    return _line(path, reading, written + pictures, warned), 0
+
+def _try_to_finish(path, stem, reading, job, alone):
+    "Finish a file and say so; a list of it if it failed."
+    try: line, bad = _finish(path, stem, reading, job)
+    except InputError as e:
+        if alone: raise
+        print(e, file=sys.stderr, flush=True)
+        return [path]
+    print(line, flush=True)
+    return [path] * bool(bad)

@@ -18,8 +18,8 @@ from ..scores.strips import StaffLines, darkness, paper_of
 
 # %% auto #0
 __all__ = ['skew', 'turning', 'Bend', 'bend_of', 'flatten', 'crossings', 'joined', 'without_borders', 'line_darkness', 'below_of',
-           'is_ossia', 'System', 'join_staves', 'Layout', 'upright', 'lay_out', 'systems', 'extent', 'cut',
-           'staff_lines', 'as_json', 'draw', 'layouts', 'find_systems']
+           'is_ossia', 'without_holes', 'System', 'crossing_links', 'in_order', 'join_staves', 'Layout', 'upright',
+           'lay_out', 'systems', 'extent', 'cut', 'staff_lines', 'as_json', 'draw', 'layouts', 'find_systems']
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #d6c8a007
 def skew(
@@ -104,12 +104,13 @@ def flatten(
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #b9dfc6bd
 _LEANS = np.linspace(-.08, .08, 9)  # px to the right for each px down
-_ALL = .1  # share of the rows that may be paper: specks of a scan
+_ALL, _WORN = .1, .25  # share of the rows that may be paper: specks of a scan; breaks of a worn line
 
 def crossings(
     dark: np.ndarray,  # float32 (H, W), ink 1
     above: Staff,
     below: Staff,
+    paper: float = _ALL,  # share of the rows that may be paper
 ) -> tuple[np.ndarray, np.ndarray]:  # (W',) columns, px, and how dark the ink is that crosses the gap there, 0-1
     "Where ink goes from the last line of a staff to the first of the next one."
     space = min(above.space, below.space)
@@ -117,10 +118,10 @@ def crossings(
     top, bottom = above.at(x, 2) + .3 * space, below.at(x, -2) - .3 * space
     share = np.linspace(0, 1, max(8, int((bottom - top).max() / space * WORK)))[:, None]
     y = (top + share * (bottom - top)).astype(np.float32)
-    wide, best = cv2.dilate(dark, np.ones((1, max(1, round(.3 * space))))), np.zeros(len(x))
+    wide, best, rank = cv2.dilate(dark, np.ones((1, max(1, round(.3 * space))))), 0, int(paper * len(y))
     for lean in _LEANS:
         path = cv2.remap(wide, (x + lean * (y - y.mean(0))).astype(np.float32), y, cv2.INTER_LINEAR)
-        best = np.maximum(best, np.partition(path, k := int(_ALL * len(path)), axis=0)[k])
+        best = np.maximum(best, np.partition(path, rank, axis=0)[rank])
     return x, best
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #8d9fa2f8
@@ -129,15 +130,16 @@ def joined(
     above: Staff,
     below: Staff,
     least: float = .15,  # darkness of ink
+    worn: bool = False,  # is a broken line at the left end enough?
 ) -> bool:
     "Do two staves belong to one system? A line at the left end says so, or two other lines that cross."
-    x, ink = crossings(dark, above, below)
+    x, ink = crossings(dark, above, below, _WORN if worn else _ALL)
     left, space = min(above.left, below.left), min(above.space, below.space)
     cross = ink - np.median(ink) > least  # noise is the same everywhere
     at_left = cross[(x > left - 2 * space) & (x < max(above.left, below.left) + 2.5 * space)].any()
     starts = x[cross & ~np.r_[False, cross[:-1]]]
     apart = 1 + (np.diff(starts) > 2 * space).sum() if len(starts) else 0
-    return bool(at_left or apart >= 2)
+    return bool(at_left or apart >= 2 and not worn)
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #cc151c76
 def without_borders(
@@ -186,6 +188,24 @@ def is_ossia(
     near = [s for s in staves if s is not staff and _shared(s, staff) > .9 and 0 < max(_gap(s, staff), _gap(staff, s)) < 10 * s.space]
     return any(staff.right - staff.left < .6 * (s.right - s.left) and staff.left > s.left + 4 * s.space and (staff.space < .85 * s.space or staff.right < s.right - s.space) for s in near)
 
+# %% ../../nbs/2_reading/13b_systems.ipynb #1ffa8b70
+def _hole(a, b, staves):
+    "Is `b` what comes after a hole in `a`?"
+    space = min(a.space, b.space)
+    if not 0 <= b.left - a.right < 15 * space or max(a.space, b.space) > 1.12 * space or abs(a.at(b.left) - b.at(b.left)) > space or abs(a.at(a.right) - b.at(a.right)) > space: return False
+    return any(o.left < a.right - space and o.right > b.left + space and abs(o.at(b.left) - b.at(b.left)) < 16 * space for o in staves if o is not a and o is not b)
+
+def without_holes(
+    staves: list[Staff],  # of the page
+) -> list[Staff]:  # from above to below
+    "Pieces on one height are one staff where a neighbour says so."
+    left = sorted(staves, key=lambda s: s.left)
+    for a in left:
+        if b := next((b for b in left if b is not a and _hole(a, b, left)), None):
+            whole = Staff(np.r_[a.xs, b.xs], np.hstack([a.lines, b.lines]), (a.strength + b.strength) / 2)
+            return without_holes([s for s in left if s is not a and s is not b] + [whole])
+    return sorted(left, key=lambda s: s.lines[2].mean())
+
 # %% ../../nbs/2_reading/13b_systems.ipynb #fcbfbcd4
 @dataclass(frozen=True)
 class System:
@@ -206,24 +226,50 @@ class System:
     def box(self): return self.left, self.top, self.right, self.bottom
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #e3769826
-def join_staves(
+def crossing_links(
     image: np.ndarray,  # uint8 (H, W), 0 = ink, flat
-    staves: list[Staff],  # found in it
-) -> list[System]:  # in the order of reading
-    "Staves to systems; an ossia is left out."
-    staves = [s for s in staves if not is_ossia(s, staves)]
+    staves: list[Staff],  # of the page, without ossias
+):  # function: staff, the next one below, is a broken line enough? -> bool
+    "The rule that joins two staves, made ready for a page."
     space = float(np.median([s.space for s in staves]))
     factor = min(1, 1.25 * WORK / space)  # the gap between staves needs no more pixels
     small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     tiny = {id(s): replace(s, xs=s.xs * factor, lines=s.lines * factor) for s in staves}
     dark = without_borders(darkness(small, int(6 * space * factor)), list(tiny.values()))
-    group, least = {id(s): [s] for s in staves}, float(np.clip(.5 * np.median([line_darkness(dark, s) for s in tiny.values()]), .06, .15))
-    for s in staves:
-        if (b := below_of(s, staves)) and group[id(s)] is not group[id(b)] and joined(dark, tiny[id(s)], tiny[id(b)], least):
-            group[id(s)] += group[id(b)]
-            for o in group[id(b)]: group[id(o)] = group[id(s)]
-    found = [System(_mended(g)) for g in {id(g): g for g in group.values()}.values()]
-    return sorted(found, key=lambda s: (round(s.top / (4 * space)), s.left))
+    least = float(np.clip(.5 * np.median([line_darkness(dark, s) for s in tiny.values()]), .06, .15))
+    return lambda above, below, worn=False: joined(dark, tiny[id(above)], tiny[id(below)], least, worn)
+
+# %% ../../nbs/2_reading/13b_systems.ipynb #a4f751c5
+def in_order(
+    systems: list[System],
+) -> list[System]:
+    "The order of reading: columns one after the other, each from above to below."
+    for cut in sorted(s.right for s in systems):
+        left, right = [s for s in systems if s.right <= cut], [s for s in systems if s.left > cut]
+        if right and len(left) + len(right) == len(systems) > 2: return in_order(left) + in_order(right)
+    height = 4 * np.median([s.space for s in systems])
+    return sorted(systems, key=lambda s: (round(s.top / height), s.left))
+
+# %% ../../nbs/2_reading/13b_systems.ipynb #318a093e
+def join_staves(
+    image: np.ndarray,  # uint8 (H, W), 0 = ink, flat
+    staves: list[Staff],  # found in it
+    links=crossing_links,  # function as that one
+) -> list[System]:  # in the order of reading
+    "Staves to systems; an ossia is left out. A broken line joins what would then be as large as most systems of the page."
+    staves = without_holes(staves)
+    staves = [s for s in staves if not is_ossia(s, staves)]
+    linked, group, usual = links(image, staves), {id(s): [s] for s in staves}, None
+    def groups(): return list({id(g): g for g in group.values()}.values())
+    for worn in (False, True):
+        for s in staves:
+            if not (b := below_of(s, staves)) or group[id(s)] is group[id(b)] or worn and len(group[id(s)]) + len(group[id(b)]) != usual: continue
+            if linked(s, b, worn):
+                group[id(s)] += group[id(b)]
+                for o in group[id(b)]: group[id(o)] = group[id(s)]
+        counts = [len(g) for g in groups()]
+        usual = max(counts, key=lambda c: c * counts.count(c))
+    return in_order([System(_mended(g)) for g in groups()])
 
 def _mended(staves):
     "The staves of a system; pieces on one height are one staff, which was broken by a stain."
@@ -260,41 +306,46 @@ class Layout:
 # %% ../../nbs/2_reading/13b_systems.ipynb #40bbbdb9
 def upright(
     image: np.ndarray,  # uint8 (H, W), 0 = ink
+    find=find_staves,  # function: image, staff space in px -> staves
 ) -> tuple[np.ndarray, list[Staff], int, np.ndarray]:  # the page upright and level, its staves, quarter turns, rotation (2, 3)
     "Turn a page by quarters and by its skew. Where run lengths are in doubt, the way that shows more staves. No staves: nothing is turned."
     ways = [0] if standing(image) > _SURE else [0, 1]
-    level, matrix, staves, turns = max(((*_level(np.rot90(image, k)), k) for k in ways), key=lambda way: sum(min(s.strength, 1) * (s.right - s.left) for s in way[2]))
-    if staves and upside_down(level, staves):
-        turns += 2
-        level, matrix, staves = _level(np.rot90(image, turns))
+    def length(way): return sum(min(s.strength, 1) * (s.right - s.left) for s in way[2])
+    best = max(((*_level(np.rot90(image, k), find), k) for k in ways), key=length)
+    if best[2] and upside_down(best[0], best[2]):
+        turned = (*_level(np.rot90(image, best[3] + 2), find), best[3] + 2)
+        if length(turned) > .7 * length(best): best = turned  # who finds staves must find them on their heads too, or clefs were mistaken
+    level, matrix, staves, turns = best
     return level, staves, turns, matrix
 
 _SURE = 3  # ratio of `standing` that is believed
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #bd9c6a75
-def _level(image):
+def _level(image, find):
     "A page without skew, the rotation, and its staves."
     image, matrix, staves = np.ascontiguousarray(image), np.float64([[1, 0, 0], [0, 1, 0]]), []
     level = image
     for space, _ in staff_spaces(darkness(image, max(image.shape) // 30)):
         slope, matrix, level = skew(image, max(space, 4)), np.float64([[1, 0, 0], [0, 1, 0]]), image
         if abs(slope) >= .02: level = cv2.warpAffine(image, matrix := turning(image.shape, slope), image.shape[::-1], borderValue=_PAPER)
-        if staves := find_staves(level, space): break
+        if staves := find(level, space): break
     return level, matrix, staves
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #c0b9f234
 def lay_out(
     page: Page,  # from `pages`
+    find=find_staves,  # function: image, staff space in px -> staves
+    links=crossing_links,  # function: flat image, staves -> function: staff, the next one below -> do they belong together?
 ) -> Layout:
     "Find the systems of a page. Raises `InputError` for a page without music, and says what it is."
     if min(page.image.shape) < 64: raise InputError(f"{page.image.shape[1]} x {page.image.shape[0]} px are no page", where=page.where)
     if _blank(page.image): raise InputError("a blank page", where=page.where)
-    level, staves, turns, matrix = upright(page.image)
+    level, staves, turns, matrix = upright(page.image, find)
     if not staves: raise InputError("no staff found, so this is not read as music", where=page.where)
     flat, staves, bend = flatten(level, staves)
     space = float(np.median([s.space for s in staves]))
     even = np.clip(flat / paper_of(flat, int(8 * space)) * 255, 0, 255).astype(np.uint8)
-    return Layout(page, even, join_staves(even, staves), turns, matrix, bend)
+    return Layout(page, even, join_staves(even, staves, links), turns, matrix, bend)
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #3aff83ec
 def _blank(image): return np.ptp(image) < 40 or (darkness(image, max(image.shape) // 30) > .5).mean() < .0005
@@ -368,10 +419,11 @@ def draw(
 def layouts(
     path: str | Path,  # PDF, TIFF, PNG, JPEG
     password: str = "",  # of a locked PDF
+    find=lay_out,  # function: page -> layout
 ) -> Iterator[Layout | InputError]:  # one page at a time
     "The systems of all pages of a file. Raises `InputError` for a file that cannot be opened."
     for page in pages(path, password):
-        try: yield page if isinstance(page, InputError) else lay_out(page)
+        try: yield page if isinstance(page, InputError) else find(page)
         except InputError as e: yield e
 
 # %% ../../nbs/2_reading/13b_systems.ipynb #de99608d
