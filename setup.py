@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     classifiers=["Development Status :: 3 - Alpha", f"Intended Audience :: {cfg['audience']}", *pythons],
     packages=find_packages(include=["omr", "omr.*"]),
-    # Weights (safetensors beside card, vocabulary and configuration), embedded data, and what a browser gets; tests/test_guards.py holds other places to be empty.
+    # Weights (safetensors beside card and configuration), embedded data, and what a browser gets; tests/test_guards.py holds other places to be empty.
     package_data={"omr": ["weights/**/*", "data/**/*", "static/**/*"]},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
