@@ -24,6 +24,7 @@ COMMANDS = {
     "train crnn": ("omr.reading.crnn:train_crnn", "a CRNN on staves engraved as it goes"),
     "train tromr": ("omr.reading.tromr_training:train_tromr", "a TrOMR on staves engraved as it goes, with chords and two voices"),
     "train music-trocr": ("omr.reading.music_trocr_training:train_music_trocr", "any vision encoder and a text decoder, on systems or pages"),
+    "train pages": ("omr.reading.segmentation:train_pages", "a network that sees staves and systems on pages"),
     "listen": ("omr.listening.listener:listen_files", "recordings to MIDI, MusicXML or a table of notes"),
     "prepare recordings": ("omr.listening.recordings:prepare_recordings", "MusicNet, MAESTRO or your own recordings, as features to train on"),
     "prepare resampled": ("omr.listening.recordings:resample_recordings", "a set at 16 kHz mono, in a new folder"),

@@ -265,6 +265,9 @@ LISTENERS += [Row("training to hear, ours over the plain loop", "same run", "rat
 # %% ../nbs/90_results.ipynb #5ad0c3f5
 _prints, _scans = "synthetic pages of piano, songs, quartets and more", "scans of old prints, 17 rags of Joplin, the first six systems of each"
 PAGES = [Row("systems of pages", f"{_prints}, {text}", number, experiment="page_experiment", key=f"{key}, {where}") for where, text in (("photographed", "photographed"), ("worn prints", "worn, copied, in one bit")) for key, number in (("systems", "found"), ("pages all right", "pages with all of them"))]
+PAGES += [Row(f"systems of pages{by}", text, number, experiment="scanned_systems", key=f"{key}, scans{way}") for by, way in (("", ""), (", by a network", ", network"))
+    for text, key, number in (("scans of old prints, 17 rags of Joplin", "systems", "found with the right count of staves"), ("the same", "pieces all right", "pieces with all of them"))]
+PAGES += [Row("systems of pages, by a network", f"{_prints}, {where}", "found", experiment="page_networks", key=f"systems, {where}") for where in ("photographed", "worn prints")]
 PAGES += [Row("`omr read`, whole pages", _scans, number, experiment="scanned_books", key=key) for key, number in (("notes", "notes F1 (pitch, and onset in the measure)"), ("OMR-NED", "OMR-NED, one system of each"), ("coverage", "coverage of OMR-NED"))]
 PAGES += [Row("the same", f"vector PDF, {text}", "notes F1", experiment="books_measured", key=f"notes, {key}") for key, text in (("chorales, test families", "chorales of families never seen"), ("random piano music", "random piano music"))]
 PAGES += [Row("the same", "a page of piano systems, two cores, warm", number, experiment="books_measured", key=key) for key, number in (("seconds a page of piano systems", "time"), ("memory of a page", "peak memory"))]
