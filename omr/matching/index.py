@@ -120,7 +120,7 @@ def alone(
 
 # %% ../../nbs/4_matching/25a_index.ipynb #085b2341
 LEAST = 65_536  # windows that are searched one by one before FAISS is asked to sort them
-PROBES = 32  # lists that are looked into
+PROBES = 128  # lists that are looked into
 
 def trained(
     vectors: np.ndarray,  # (N, D) float32
