@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_reading/14g_book_scores.ipynb #1de51b3a
 from __future__ import annotations
-import json, re
+import json, re, tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from ..scores.rendering import excerpt
 from ..scores.score import read_score
 
 # %% auto #0
-__all__ = ['PRINT', 'A4', 'bar_numbers', 'measure_notes', 'matched', 'f1', 'score_pdf', 'ScanSystem', 'scan_truth', 'system_in']
+__all__ = ['PRINT', 'A4', 'bar_numbers', 'measure_notes', 'matched', 'f1', 'score_pdf', 'read_back', 'ScanSystem', 'scan_truth',
+           'system_in']
 
 # %% ../../nbs/2_reading/14g_book_scores.ipynb #aad3206b
 def bar_numbers(
@@ -76,6 +77,18 @@ def score_pdf(
     for n in range(1, toolkit.getPageCount() + 1): book.import_pages(PdfDocument(svg2pdf(toolkit.renderToSVG(n).encode(), background_color="white")))
     book.save(out := BytesIO())
     return out.getvalue()
+
+# %% ../../nbs/2_reading/14g_book_scores.ipynb #886eb01c
+def read_back(
+    kern: str,
+) -> tuple[int, int, int]:  # notes that are right, that were read, that are there
+    "Engrave a score as a PDF, read it, and compare. Raises `InputError` for what cannot be engraved; verovio may end the process."
+    from omr.reading.books import read_book
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "piece.pdf").write_bytes(score_pdf(kern))
+        try: read = list(measure_notes(read_book(Path(folder, "piece.pdf")).kern).values())
+        except InputError: read = []
+    return matched(read, list(measure_notes(kern).values()))
 
 # %% ../../nbs/2_reading/14g_book_scores.ipynb #06714407
 @dataclass(frozen=True)
